@@ -5,6 +5,8 @@ package guest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -63,7 +65,7 @@ func EmbedRoot(ctx context.Context, log io.Writer, dir string) (Root, error) {
 	if err := root.configure(); err != nil {
 		return Root{}, err
 	}
-	seed, err := cached(ctx, "libvirt-probe", func(draft string) error { return probe(ctx, log, draft) })
+	seed, err := cached(ctx, filepath.Join("libvirt-probe", probeKey()), func(draft string) error { return probe(ctx, log, draft) })
 	if err != nil {
 		return Root{}, fmt.Errorf("let libvirt probe QEMU: %w", err)
 	}
@@ -76,6 +78,24 @@ func (r Root) configure() error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(etc, "qemu.conf"), []byte(qemuConf), 0o644)
+}
+
+// probeKey changes with what libvirt compares before it trusts what it remembered: the programs' files and the kernel.
+func probeKey() string {
+	digest := sha256.New()
+	for _, file := range []string{
+		"/usr/bin/qemu-system-x86_64",
+		"/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
+		"/dev/kvm",
+	} {
+		if info, err := os.Stat(file); err == nil {
+			fmt.Fprintln(digest, file, info.Size(), info.ModTime().UnixNano(), info.Mode())
+		}
+	}
+	if kernel, err := os.ReadFile("/proc/version"); err == nil {
+		digest.Write(kernel)
+	}
+	return hex.EncodeToString(digest.Sum(nil))[:16]
 }
 
 // probe has libvirt describe this machine's QEMU and puts what it remembered into dir.
