@@ -57,6 +57,11 @@ func perform(act string, args []string) int {
 		forever()
 	case "forever":
 		forever()
+	case "announce":
+		if err := os.WriteFile(args[0], nil, 0o600); err != nil {
+			return 1
+		}
+		forever()
 	case "leave": // ends and leaves a child in its group
 		leave(false)
 	case "daemon": // ends and leaves a child in a session of its own

@@ -36,6 +36,11 @@ type StartOptions struct {
 	Grace time.Duration
 	// Files are inherited by the program as descriptors 3, 4, ….
 	Files []*os.File
+	// ReadyFile is a path that the program makes when it is ready to serve: a
+	// pid file, for qemu-nbd, qemu-storage-daemon and nbdkit, which write it
+	// once their sockets listen. Start then waits for it, as long as ctx lives
+	// and the program does. It must not exist before; its folder must.
+	ReadyFile string
 }
 
 // Process is a program that was started and not yet waited for.
@@ -52,11 +57,27 @@ type Process struct {
 }
 
 // Start starts a program that lives longer than one call, such as a server. ctx
-// bounds the starting only: the program lives until it ends, until Stop, or
+// bounds the starting only, and the wait for o.ReadyFile: the program lives until it ends, until Stop, or
 // until this process dies if o.Pdeathsig says so. Like Run's, the program leads
 // a process group of its own, which is killed when the leader has ended.
 func Start(ctx context.Context, c Cmd, o StartOptions) (*Process, error) {
-	return spawn(ctx, c, o)
+	if o.ReadyFile == "" {
+		return spawn(ctx, c, o)
+	}
+	watch, err := watchFor(o.ReadyFile)
+	if err != nil {
+		return nil, &Error{Path: c.Path, Args: c.Args, ExitCode: -1, Err: err}
+	}
+	defer watch.close()
+	p, err := spawn(ctx, c, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := watch.wait(ctx, p.done); err != nil {
+		_ = p.Stop(ctx) // err says why
+		return nil, p.failure(err)
+	}
+	return p, nil
 }
 
 func spawn(ctx context.Context, c Cmd, o StartOptions) (*Process, error) {
@@ -171,9 +192,9 @@ func (p *Process) failure(stopped error) error {
 	}
 	switch {
 	case stopped != nil && p.err != nil:
-		return p.fault(fmt.Errorf("stopped: %w (%w)", stopped, p.err), code)
+		return p.fault(fmt.Errorf("%w (%w)", stopped, p.err), code)
 	case stopped != nil:
-		return p.fault(fmt.Errorf("stopped: %w", stopped), code)
+		return p.fault(stopped, code)
 	case p.err != nil:
 		return p.fault(p.err, code)
 	}
