@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package journal
+
+import (
+	"encoding/json"
+
+	"go.etcd.io/bbolt"
+)
+
+// SetFormat writes another format version.
+func SetFormat(j *Journal, version int) error {
+	m := j.meta
+	m.Format = version
+	data, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyMeta, data) })
+}
