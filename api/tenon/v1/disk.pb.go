@@ -76,67 +76,6 @@ func (Access) EnumDescriptor() ([]byte, []int) {
 	return file_tenon_v1_disk_proto_rawDescGZIP(), []int{0}
 }
 
-// Outcome is what became of one step of an attach or detach.
-type Outcome int32
-
-const (
-	// The outcome is not known.
-	Outcome_OUTCOME_UNSPECIFIED Outcome = 0
-	// The step was not asked for.
-	Outcome_OUTCOME_NOT_ASKED Outcome = 1
-	// The step was done.
-	Outcome_OUTCOME_DONE Outcome = 2
-	// It was so before.
-	Outcome_OUTCOME_ALREADY Outcome = 3
-	// The step failed.
-	Outcome_OUTCOME_FAILED Outcome = 4
-)
-
-// Enum value maps for Outcome.
-var (
-	Outcome_name = map[int32]string{
-		0: "OUTCOME_UNSPECIFIED",
-		1: "OUTCOME_NOT_ASKED",
-		2: "OUTCOME_DONE",
-		3: "OUTCOME_ALREADY",
-		4: "OUTCOME_FAILED",
-	}
-	Outcome_value = map[string]int32{
-		"OUTCOME_UNSPECIFIED": 0,
-		"OUTCOME_NOT_ASKED":   1,
-		"OUTCOME_DONE":        2,
-		"OUTCOME_ALREADY":     3,
-		"OUTCOME_FAILED":      4,
-	}
-)
-
-func (x Outcome) Enum() *Outcome {
-	p := new(Outcome)
-	*p = x
-	return p
-}
-
-func (x Outcome) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_tenon_v1_disk_proto_enumTypes[1].Descriptor()
-}
-
-func (Outcome) Type() protoreflect.EnumType {
-	return &file_tenon_v1_disk_proto_enumTypes[1]
-}
-
-func (x Outcome) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Outcome.Descriptor instead.
-func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_tenon_v1_disk_proto_rawDescGZIP(), []int{1}
-}
-
 // DiskSource is where a disk's bytes come from, as the hypervisor shows it.
 type DiskSource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -278,7 +217,10 @@ type Disk struct {
 	// The kind of a block job on it; empty: none.
 	Job string `protobuf:"bytes,13,opt,name=job,proto3" json:"job,omitempty"`
 	// Its size in bytes; 0: not known.
-	SizeBytes     int64 `protobuf:"varint,14,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	SizeBytes int64 `protobuf:"varint,14,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Why the persistent definition could not be changed; empty: it could, or
+	// there is none.
+	ConfigNote    string `protobuf:"bytes,15,opt,name=config_note,json=configNote,proto3" json:"config_note,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -411,75 +353,9 @@ func (x *Disk) GetSizeBytes() int64 {
 	return 0
 }
 
-// DiskChange is what became of an attach, detach or resize.
-type DiskChange struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The disk, as it is now or was last.
-	Disk *Disk `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
-	// What became of it on the running domain.
-	Live Outcome `protobuf:"varint,2,opt,name=live,proto3,enum=tenon.v1.Outcome" json:"live,omitempty"`
-	// What became of it in the persistent definition.
-	Config Outcome `protobuf:"varint,3,opt,name=config,proto3,enum=tenon.v1.Outcome" json:"config,omitempty"`
-	// Why the persistent definition could not be changed; empty: it could.
-	ConfigError   string `protobuf:"bytes,4,opt,name=config_error,json=configError,proto3" json:"config_error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DiskChange) Reset() {
-	*x = DiskChange{}
-	mi := &file_tenon_v1_disk_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DiskChange) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DiskChange) ProtoMessage() {}
-
-func (x *DiskChange) ProtoReflect() protoreflect.Message {
-	mi := &file_tenon_v1_disk_proto_msgTypes[2]
+func (x *Disk) GetConfigNote() string {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DiskChange.ProtoReflect.Descriptor instead.
-func (*DiskChange) Descriptor() ([]byte, []int) {
-	return file_tenon_v1_disk_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *DiskChange) GetDisk() *Disk {
-	if x != nil {
-		return x.Disk
-	}
-	return nil
-}
-
-func (x *DiskChange) GetLive() Outcome {
-	if x != nil {
-		return x.Live
-	}
-	return Outcome_OUTCOME_UNSPECIFIED
-}
-
-func (x *DiskChange) GetConfig() Outcome {
-	if x != nil {
-		return x.Config
-	}
-	return Outcome_OUTCOME_UNSPECIFIED
-}
-
-func (x *DiskChange) GetConfigError() string {
-	if x != nil {
-		return x.ConfigError
+		return x.ConfigNote
 	}
 	return ""
 }
@@ -498,7 +374,7 @@ const file_tenon_v1_disk_proto_rawDesc = "" +
 	"\bprotocol\x18\x05 \x01(\tR\bprotocol\x12\x16\n" +
 	"\x06export\x18\x06 \x01(\tR\x06export\x12\x14\n" +
 	"\x05hosts\x18\a \x03(\tR\x05hosts\x12\x16\n" +
-	"\x06socket\x18\b \x01(\tR\x06socket\"\xf2\x02\n" +
+	"\x06socket\x18\b \x01(\tR\x06socket\"\x93\x03\n" +
 	"\x04Disk\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x1b\n" +
@@ -515,23 +391,13 @@ const file_tenon_v1_disk_proto_rawDesc = "" +
 	"\x06source\x18\f \x01(\v2\x14.tenon.v1.DiskSourceR\x06source\x12\x10\n" +
 	"\x03job\x18\r \x01(\tR\x03job\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x0e \x01(\x03R\tsizeBytes\"\xa5\x01\n" +
-	"\n" +
-	"DiskChange\x12\"\n" +
-	"\x04disk\x18\x01 \x01(\v2\x0e.tenon.v1.DiskR\x04disk\x12%\n" +
-	"\x04live\x18\x02 \x01(\x0e2\x11.tenon.v1.OutcomeR\x04live\x12)\n" +
-	"\x06config\x18\x03 \x01(\x0e2\x11.tenon.v1.OutcomeR\x06config\x12!\n" +
-	"\fconfig_error\x18\x04 \x01(\tR\vconfigError*M\n" +
+	"size_bytes\x18\x0e \x01(\x03R\tsizeBytes\x12\x1f\n" +
+	"\vconfig_note\x18\x0f \x01(\tR\n" +
+	"configNote*M\n" +
 	"\x06Access\x12\x16\n" +
 	"\x12ACCESS_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10ACCESS_READ_ONLY\x10\x01\x12\x15\n" +
-	"\x11ACCESS_READ_WRITE\x10\x02*t\n" +
-	"\aOutcome\x12\x17\n" +
-	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
-	"\x11OUTCOME_NOT_ASKED\x10\x01\x12\x10\n" +
-	"\fOUTCOME_DONE\x10\x02\x12\x13\n" +
-	"\x0fOUTCOME_ALREADY\x10\x03\x12\x12\n" +
-	"\x0eOUTCOME_FAILED\x10\x04B5Z3github.com/tenon-storage/tenon/api/tenon/v1;tenonv1b\x06proto3"
+	"\x11ACCESS_READ_WRITE\x10\x02B5Z3github.com/tenon-storage/tenon/api/tenon/v1;tenonv1b\x06proto3"
 
 var (
 	file_tenon_v1_disk_proto_rawDescOnce sync.Once
@@ -545,26 +411,21 @@ func file_tenon_v1_disk_proto_rawDescGZIP() []byte {
 	return file_tenon_v1_disk_proto_rawDescData
 }
 
-var file_tenon_v1_disk_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tenon_v1_disk_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_tenon_v1_disk_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_tenon_v1_disk_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_tenon_v1_disk_proto_goTypes = []any{
 	(Access)(0),        // 0: tenon.v1.Access
-	(Outcome)(0),       // 1: tenon.v1.Outcome
-	(*DiskSource)(nil), // 2: tenon.v1.DiskSource
-	(*Disk)(nil),       // 3: tenon.v1.Disk
-	(*DiskChange)(nil), // 4: tenon.v1.DiskChange
+	(*DiskSource)(nil), // 1: tenon.v1.DiskSource
+	(*Disk)(nil),       // 2: tenon.v1.Disk
 }
 var file_tenon_v1_disk_proto_depIdxs = []int32{
 	0, // 0: tenon.v1.Disk.access:type_name -> tenon.v1.Access
-	2, // 1: tenon.v1.Disk.source:type_name -> tenon.v1.DiskSource
-	3, // 2: tenon.v1.DiskChange.disk:type_name -> tenon.v1.Disk
-	1, // 3: tenon.v1.DiskChange.live:type_name -> tenon.v1.Outcome
-	1, // 4: tenon.v1.DiskChange.config:type_name -> tenon.v1.Outcome
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	1, // 1: tenon.v1.Disk.source:type_name -> tenon.v1.DiskSource
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_disk_proto_init() }
@@ -577,8 +438,8 @@ func file_tenon_v1_disk_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenon_v1_disk_proto_rawDesc), len(file_tenon_v1_disk_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   3,
+			NumEnums:      1,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -106,7 +106,7 @@ func (x *AttachDiskRequest) GetBus() string {
 	return ""
 }
 
-// AttachDiskResponse holds the operation, whose result is the disk change.
+// AttachDiskResponse holds the operation, whose result is the disk.
 type AttachDiskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The operation.
@@ -225,7 +225,7 @@ func (x *DetachDiskRequest) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
-// DetachDiskResponse holds the operation, whose result is the disk change.
+// DetachDiskResponse holds the operation, which has no result.
 type DetachDiskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The operation.
@@ -463,7 +463,7 @@ func (x *ResizeDiskRequest) GetSizeBytes() int64 {
 	return 0
 }
 
-// ResizeDiskResponse holds the operation, whose result is the disk change.
+// ResizeDiskResponse holds the operation, whose result is the disk.
 type ResizeDiskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The operation.

@@ -178,6 +178,8 @@ type Operation struct {
 	CancelAsked bool `protobuf:"varint,11,opt,name=cancel_asked,json=cancelAsked,proto3" json:"cancel_asked,omitempty"`
 	// Why it did not succeed; set when it failed or was cancelled.
 	Failure *Failure `protobuf:"bytes,12,opt,name=failure,proto3" json:"failure,omitempty"`
+	// What holds it up, or what is left to do after a failure; empty: nothing.
+	Note string `protobuf:"bytes,13,opt,name=note,proto3" json:"note,omitempty"`
 	// What came of it; set when it succeeded and left something behind.
 	//
 	// Types that are valid to be assigned to Result:
@@ -187,7 +189,8 @@ type Operation struct {
 	//	*Operation_SnapshotSet
 	//	*Operation_Snapshot
 	//	*Operation_Tombstone
-	//	*Operation_DiskChange
+	//	*Operation_Disk
+	//	*Operation_VolumeImport
 	Result        isOperation_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -307,6 +310,13 @@ func (x *Operation) GetFailure() *Failure {
 	return nil
 }
 
+func (x *Operation) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
 func (x *Operation) GetResult() isOperation_Result {
 	if x != nil {
 		return x.Result
@@ -359,10 +369,19 @@ func (x *Operation) GetTombstone() *Tombstone {
 	return nil
 }
 
-func (x *Operation) GetDiskChange() *DiskChange {
+func (x *Operation) GetDisk() *Disk {
 	if x != nil {
-		if x, ok := x.Result.(*Operation_DiskChange); ok {
-			return x.DiskChange
+		if x, ok := x.Result.(*Operation_Disk); ok {
+			return x.Disk
+		}
+	}
+	return nil
+}
+
+func (x *Operation) GetVolumeImport() *VolumeImport {
+	if x != nil {
+		if x, ok := x.Result.(*Operation_VolumeImport); ok {
+			return x.VolumeImport
 		}
 	}
 	return nil
@@ -378,8 +397,7 @@ type Operation_Device struct {
 }
 
 type Operation_Volume struct {
-	// The volume that was created, imported, resized, cloned, copied, relinked,
-	// written or reverted.
+	// The volume that was created, resized, cloned, copied, relinked or reverted.
 	Volume *Volume `protobuf:"bytes,21,opt,name=volume,proto3,oneof"`
 }
 
@@ -389,7 +407,7 @@ type Operation_SnapshotSet struct {
 }
 
 type Operation_Snapshot struct {
-	// The snapshot that was relinked or copied.
+	// The snapshot that was relinked.
 	Snapshot *Snapshot `protobuf:"bytes,23,opt,name=snapshot,proto3,oneof"`
 }
 
@@ -398,9 +416,14 @@ type Operation_Tombstone struct {
 	Tombstone *Tombstone `protobuf:"bytes,24,opt,name=tombstone,proto3,oneof"`
 }
 
-type Operation_DiskChange struct {
-	// The disk that was attached, detached or resized.
-	DiskChange *DiskChange `protobuf:"bytes,25,opt,name=disk_change,json=diskChange,proto3,oneof"`
+type Operation_Disk struct {
+	// The disk that was attached or resized.
+	Disk *Disk `protobuf:"bytes,25,opt,name=disk,proto3,oneof"`
+}
+
+type Operation_VolumeImport struct {
+	// The volume that was imported.
+	VolumeImport *VolumeImport `protobuf:"bytes,26,opt,name=volume_import,json=volumeImport,proto3,oneof"`
 }
 
 func (*Operation_Device) isOperation_Result() {}
@@ -413,7 +436,9 @@ func (*Operation_Snapshot) isOperation_Result() {}
 
 func (*Operation_Tombstone) isOperation_Result() {}
 
-func (*Operation_DiskChange) isOperation_Result() {}
+func (*Operation_Disk) isOperation_Result() {}
+
+func (*Operation_VolumeImport) isOperation_Result() {}
 
 var File_tenon_v1_operation_proto protoreflect.FileDescriptor
 
@@ -423,7 +448,7 @@ const file_tenon_v1_operation_proto_rawDesc = "" +
 	"\bProgress\x12\x12\n" +
 	"\x04done\x18\x01 \x01(\x03R\x04done\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x12\n" +
-	"\x04note\x18\x03 \x01(\tR\x04note\"\xfc\x05\n" +
+	"\x04note\x18\x03 \x01(\tR\x04note\"\xbc\x06\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -440,14 +465,15 @@ const file_tenon_v1_operation_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishTime\x12!\n" +
 	"\fcancel_asked\x18\v \x01(\bR\vcancelAsked\x12+\n" +
-	"\afailure\x18\f \x01(\v2\x11.tenon.v1.FailureR\afailure\x12*\n" +
+	"\afailure\x18\f \x01(\v2\x11.tenon.v1.FailureR\afailure\x12\x12\n" +
+	"\x04note\x18\r \x01(\tR\x04note\x12*\n" +
 	"\x06device\x18\x14 \x01(\v2\x10.tenon.v1.DeviceH\x00R\x06device\x12*\n" +
 	"\x06volume\x18\x15 \x01(\v2\x10.tenon.v1.VolumeH\x00R\x06volume\x12:\n" +
 	"\fsnapshot_set\x18\x16 \x01(\v2\x15.tenon.v1.SnapshotSetH\x00R\vsnapshotSet\x120\n" +
 	"\bsnapshot\x18\x17 \x01(\v2\x12.tenon.v1.SnapshotH\x00R\bsnapshot\x123\n" +
-	"\ttombstone\x18\x18 \x01(\v2\x13.tenon.v1.TombstoneH\x00R\ttombstone\x127\n" +
-	"\vdisk_change\x18\x19 \x01(\v2\x14.tenon.v1.DiskChangeH\x00R\n" +
-	"diskChangeB\b\n" +
+	"\ttombstone\x18\x18 \x01(\v2\x13.tenon.v1.TombstoneH\x00R\ttombstone\x12$\n" +
+	"\x04disk\x18\x19 \x01(\v2\x0e.tenon.v1.DiskH\x00R\x04disk\x12=\n" +
+	"\rvolume_import\x18\x1a \x01(\v2\x16.tenon.v1.VolumeImportH\x00R\fvolumeImportB\b\n" +
 	"\x06result*\xa8\x01\n" +
 	"\x0eOperationState\x12\x1f\n" +
 	"\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
@@ -481,7 +507,8 @@ var file_tenon_v1_operation_proto_goTypes = []any{
 	(*SnapshotSet)(nil),           // 7: tenon.v1.SnapshotSet
 	(*Snapshot)(nil),              // 8: tenon.v1.Snapshot
 	(*Tombstone)(nil),             // 9: tenon.v1.Tombstone
-	(*DiskChange)(nil),            // 10: tenon.v1.DiskChange
+	(*Disk)(nil),                  // 10: tenon.v1.Disk
+	(*VolumeImport)(nil),          // 11: tenon.v1.VolumeImport
 }
 var file_tenon_v1_operation_proto_depIdxs = []int32{
 	0,  // 0: tenon.v1.Operation.state:type_name -> tenon.v1.OperationState
@@ -494,12 +521,13 @@ var file_tenon_v1_operation_proto_depIdxs = []int32{
 	7,  // 7: tenon.v1.Operation.snapshot_set:type_name -> tenon.v1.SnapshotSet
 	8,  // 8: tenon.v1.Operation.snapshot:type_name -> tenon.v1.Snapshot
 	9,  // 9: tenon.v1.Operation.tombstone:type_name -> tenon.v1.Tombstone
-	10, // 10: tenon.v1.Operation.disk_change:type_name -> tenon.v1.DiskChange
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	10, // 10: tenon.v1.Operation.disk:type_name -> tenon.v1.Disk
+	11, // 11: tenon.v1.Operation.volume_import:type_name -> tenon.v1.VolumeImport
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_operation_proto_init() }
@@ -518,7 +546,8 @@ func file_tenon_v1_operation_proto_init() {
 		(*Operation_SnapshotSet)(nil),
 		(*Operation_Snapshot)(nil),
 		(*Operation_Tombstone)(nil),
-		(*Operation_DiskChange)(nil),
+		(*Operation_Disk)(nil),
+		(*Operation_VolumeImport)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -31,23 +31,28 @@ type SnapshotLevel int32
 const (
 	// The level is not known.
 	SnapshotLevel_SNAPSHOT_LEVEL_UNSPECIFIED SnapshotLevel = 0
+	// The volumes of each group at one point in time, the groups one after the
+	// other.
+	SnapshotLevel_SNAPSHOT_LEVEL_CRASH_CONSISTENT_PER_GROUP SnapshotLevel = 1
 	// All volumes at one point in time, as after a power failure.
-	SnapshotLevel_SNAPSHOT_LEVEL_CRASH SnapshotLevel = 1
-	// The guest's file systems were frozen.
-	SnapshotLevel_SNAPSHOT_LEVEL_FROZEN SnapshotLevel = 2
+	SnapshotLevel_SNAPSHOT_LEVEL_CRASH_CONSISTENT SnapshotLevel = 2
+	// All volumes while the guest's file systems were frozen.
+	SnapshotLevel_SNAPSHOT_LEVEL_FROZEN SnapshotLevel = 3
 )
 
 // Enum value maps for SnapshotLevel.
 var (
 	SnapshotLevel_name = map[int32]string{
 		0: "SNAPSHOT_LEVEL_UNSPECIFIED",
-		1: "SNAPSHOT_LEVEL_CRASH",
-		2: "SNAPSHOT_LEVEL_FROZEN",
+		1: "SNAPSHOT_LEVEL_CRASH_CONSISTENT_PER_GROUP",
+		2: "SNAPSHOT_LEVEL_CRASH_CONSISTENT",
+		3: "SNAPSHOT_LEVEL_FROZEN",
 	}
 	SnapshotLevel_value = map[string]int32{
-		"SNAPSHOT_LEVEL_UNSPECIFIED": 0,
-		"SNAPSHOT_LEVEL_CRASH":       1,
-		"SNAPSHOT_LEVEL_FROZEN":      2,
+		"SNAPSHOT_LEVEL_UNSPECIFIED":                0,
+		"SNAPSHOT_LEVEL_CRASH_CONSISTENT_PER_GROUP": 1,
+		"SNAPSHOT_LEVEL_CRASH_CONSISTENT":           2,
+		"SNAPSHOT_LEVEL_FROZEN":                     3,
 	}
 )
 
@@ -226,16 +231,18 @@ func (x *Snapshot) GetCapabilities() *Capabilities {
 // SnapshotSet is what one request for snapshots brought.
 type SnapshotSet struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The snapshots, in the order of the volumes asked for.
-	Snapshots []*Snapshot `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// The name of each snapshot.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The level reached.
 	Level SnapshotLevel `protobuf:"varint,2,opt,name=level,proto3,enum=tenon.v1.SnapshotLevel" json:"level,omitempty"`
-	// How many file systems of the guest were frozen.
-	FrozenFilesystems int32 `protobuf:"varint,3,opt,name=frozen_filesystems,json=frozenFilesystems,proto3" json:"frozen_filesystems,omitempty"`
-	// How long they were frozen; absent when they were not.
-	FrozenDuration *durationpb.Duration `protobuf:"bytes,4,opt,name=frozen_duration,json=frozenDuration,proto3" json:"frozen_duration,omitempty"`
-	// What the caller should know, such as why nothing was frozen.
-	Notes         []string `protobuf:"bytes,5,rep,name=notes,proto3" json:"notes,omitempty"`
+	// Why the level is not what was asked for; empty: it is.
+	Note string `protobuf:"bytes,3,opt,name=note,proto3" json:"note,omitempty"`
+	// The id of the domain that took part; empty: none did.
+	DomainId string `protobuf:"bytes,4,opt,name=domain_id,json=domainId,proto3" json:"domain_id,omitempty"`
+	// How long the guest's file systems were frozen; absent when they were not.
+	FrozenDuration *durationpb.Duration `protobuf:"bytes,5,opt,name=frozen_duration,json=frozenDuration,proto3" json:"frozen_duration,omitempty"`
+	// The groups, in the order in which they were taken.
+	Groups        []*SnapshotGroup `protobuf:"bytes,6,rep,name=groups,proto3" json:"groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -270,11 +277,11 @@ func (*SnapshotSet) Descriptor() ([]byte, []int) {
 	return file_tenon_v1_snapshot_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *SnapshotSet) GetSnapshots() []*Snapshot {
+func (x *SnapshotSet) GetName() string {
 	if x != nil {
-		return x.Snapshots
+		return x.Name
 	}
-	return nil
+	return ""
 }
 
 func (x *SnapshotSet) GetLevel() SnapshotLevel {
@@ -284,11 +291,18 @@ func (x *SnapshotSet) GetLevel() SnapshotLevel {
 	return SnapshotLevel_SNAPSHOT_LEVEL_UNSPECIFIED
 }
 
-func (x *SnapshotSet) GetFrozenFilesystems() int32 {
+func (x *SnapshotSet) GetNote() string {
 	if x != nil {
-		return x.FrozenFilesystems
+		return x.Note
 	}
-	return 0
+	return ""
+}
+
+func (x *SnapshotSet) GetDomainId() string {
+	if x != nil {
+		return x.DomainId
+	}
+	return ""
 }
 
 func (x *SnapshotSet) GetFrozenDuration() *durationpb.Duration {
@@ -298,9 +312,64 @@ func (x *SnapshotSet) GetFrozenDuration() *durationpb.Duration {
 	return nil
 }
 
-func (x *SnapshotSet) GetNotes() []string {
+func (x *SnapshotSet) GetGroups() []*SnapshotGroup {
 	if x != nil {
-		return x.Notes
+		return x.Groups
+	}
+	return nil
+}
+
+// SnapshotGroup is snapshots of one device that were taken at one point in time.
+type SnapshotGroup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The device.
+	Device string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// The snapshots.
+	Snapshots     []*Snapshot `protobuf:"bytes,2,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotGroup) Reset() {
+	*x = SnapshotGroup{}
+	mi := &file_tenon_v1_snapshot_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotGroup) ProtoMessage() {}
+
+func (x *SnapshotGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_tenon_v1_snapshot_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotGroup.ProtoReflect.Descriptor instead.
+func (*SnapshotGroup) Descriptor() ([]byte, []int) {
+	return file_tenon_v1_snapshot_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SnapshotGroup) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *SnapshotGroup) GetSnapshots() []*Snapshot {
+	if x != nil {
+		return x.Snapshots
 	}
 	return nil
 }
@@ -335,17 +404,22 @@ const file_tenon_v1_snapshot_proto_rawDesc = "" +
 	"\fcapabilities\x18\f \x01(\v2\x16.tenon.v1.CapabilitiesR\fcapabilities\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf7\x01\n" +
-	"\vSnapshotSet\x120\n" +
-	"\tsnapshots\x18\x01 \x03(\v2\x12.tenon.v1.SnapshotR\tsnapshots\x12-\n" +
-	"\x05level\x18\x02 \x01(\x0e2\x17.tenon.v1.SnapshotLevelR\x05level\x12-\n" +
-	"\x12frozen_filesystems\x18\x03 \x01(\x05R\x11frozenFilesystems\x12B\n" +
-	"\x0ffrozen_duration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0efrozenDuration\x12\x14\n" +
-	"\x05notes\x18\x05 \x03(\tR\x05notes*d\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf6\x01\n" +
+	"\vSnapshotSet\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
+	"\x05level\x18\x02 \x01(\x0e2\x17.tenon.v1.SnapshotLevelR\x05level\x12\x12\n" +
+	"\x04note\x18\x03 \x01(\tR\x04note\x12\x1b\n" +
+	"\tdomain_id\x18\x04 \x01(\tR\bdomainId\x12B\n" +
+	"\x0ffrozen_duration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0efrozenDuration\x12/\n" +
+	"\x06groups\x18\x06 \x03(\v2\x17.tenon.v1.SnapshotGroupR\x06groups\"Y\n" +
+	"\rSnapshotGroup\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x120\n" +
+	"\tsnapshots\x18\x02 \x03(\v2\x12.tenon.v1.SnapshotR\tsnapshots*\x9e\x01\n" +
 	"\rSnapshotLevel\x12\x1e\n" +
-	"\x1aSNAPSHOT_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n" +
-	"\x14SNAPSHOT_LEVEL_CRASH\x10\x01\x12\x19\n" +
-	"\x15SNAPSHOT_LEVEL_FROZEN\x10\x02B5Z3github.com/tenon-storage/tenon/api/tenon/v1;tenonv1b\x06proto3"
+	"\x1aSNAPSHOT_LEVEL_UNSPECIFIED\x10\x00\x12-\n" +
+	")SNAPSHOT_LEVEL_CRASH_CONSISTENT_PER_GROUP\x10\x01\x12#\n" +
+	"\x1fSNAPSHOT_LEVEL_CRASH_CONSISTENT\x10\x02\x12\x19\n" +
+	"\x15SNAPSHOT_LEVEL_FROZEN\x10\x03B5Z3github.com/tenon-storage/tenon/api/tenon/v1;tenonv1b\x06proto3"
 
 var (
 	file_tenon_v1_snapshot_proto_rawDescOnce sync.Once
@@ -360,30 +434,32 @@ func file_tenon_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_tenon_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tenon_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_tenon_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_tenon_v1_snapshot_proto_goTypes = []any{
 	(SnapshotLevel)(0),            // 0: tenon.v1.SnapshotLevel
 	(*Snapshot)(nil),              // 1: tenon.v1.Snapshot
 	(*SnapshotSet)(nil),           // 2: tenon.v1.SnapshotSet
-	nil,                           // 3: tenon.v1.Snapshot.PropertiesEntry
-	(ObjectState)(0),              // 4: tenon.v1.ObjectState
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
-	(*Capabilities)(nil),          // 6: tenon.v1.Capabilities
-	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+	(*SnapshotGroup)(nil),         // 3: tenon.v1.SnapshotGroup
+	nil,                           // 4: tenon.v1.Snapshot.PropertiesEntry
+	(ObjectState)(0),              // 5: tenon.v1.ObjectState
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*Capabilities)(nil),          // 7: tenon.v1.Capabilities
+	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
 }
 var file_tenon_v1_snapshot_proto_depIdxs = []int32{
-	4, // 0: tenon.v1.Snapshot.state:type_name -> tenon.v1.ObjectState
-	5, // 1: tenon.v1.Snapshot.create_time:type_name -> google.protobuf.Timestamp
-	3, // 2: tenon.v1.Snapshot.properties:type_name -> tenon.v1.Snapshot.PropertiesEntry
-	6, // 3: tenon.v1.Snapshot.capabilities:type_name -> tenon.v1.Capabilities
-	1, // 4: tenon.v1.SnapshotSet.snapshots:type_name -> tenon.v1.Snapshot
-	0, // 5: tenon.v1.SnapshotSet.level:type_name -> tenon.v1.SnapshotLevel
-	7, // 6: tenon.v1.SnapshotSet.frozen_duration:type_name -> google.protobuf.Duration
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	5, // 0: tenon.v1.Snapshot.state:type_name -> tenon.v1.ObjectState
+	6, // 1: tenon.v1.Snapshot.create_time:type_name -> google.protobuf.Timestamp
+	4, // 2: tenon.v1.Snapshot.properties:type_name -> tenon.v1.Snapshot.PropertiesEntry
+	7, // 3: tenon.v1.Snapshot.capabilities:type_name -> tenon.v1.Capabilities
+	0, // 4: tenon.v1.SnapshotSet.level:type_name -> tenon.v1.SnapshotLevel
+	8, // 5: tenon.v1.SnapshotSet.frozen_duration:type_name -> google.protobuf.Duration
+	3, // 6: tenon.v1.SnapshotSet.groups:type_name -> tenon.v1.SnapshotGroup
+	1, // 7: tenon.v1.SnapshotGroup.snapshots:type_name -> tenon.v1.Snapshot
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_snapshot_proto_init() }
@@ -399,7 +475,7 @@ func file_tenon_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenon_v1_snapshot_proto_rawDesc), len(file_tenon_v1_snapshot_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -29,18 +29,16 @@ type CreateSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The caller's id of this request; empty: one is made.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The URIs of the volumes; more than one need to be on one device that can
-	// snapshot a group. Empty: all of tenon's disks of the domain.
+	// The URIs of the volumes. Empty with a domain: all volumes that the domain has
+	// as disks and writes to.
 	VolumeUris []string `protobuf:"bytes,2,rep,name=volume_uris,json=volumeUris,proto3" json:"volume_uris,omitempty"`
 	// The name of each snapshot; empty: one is made from the time.
 	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	// The domain that uses the volumes, by name or id; empty: none is frozen.
 	Domain string `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`
-	// Whether to freeze the domain's file systems. Without a guest agent that is
-	// an error; without freeze the snapshots are crash-consistent.
-	Freeze bool `protobuf:"varint,5,opt,name=freeze,proto3" json:"freeze,omitempty"`
-	// How long the freeze may last; absent: the server's choice.
-	FreezeTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=freeze_timeout,json=freezeTimeout,proto3" json:"freeze_timeout,omitempty"`
+	// Whether to freeze the domain's file systems. Where that fails the snapshots
+	// are crash-consistent, and the result says so.
+	Freeze        bool `protobuf:"varint,5,opt,name=freeze,proto3" json:"freeze,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -108,13 +106,6 @@ func (x *CreateSnapshotRequest) GetFreeze() bool {
 		return x.Freeze
 	}
 	return false
-}
-
-func (x *CreateSnapshotRequest) GetFreezeTimeout() *durationpb.Duration {
-	if x != nil {
-		return x.FreezeTimeout
-	}
-	return nil
 }
 
 // CreateSnapshotResponse holds the operation, whose result is the snapshot set.
@@ -708,7 +699,7 @@ var File_tenon_v1_snapshot_service_proto protoreflect.FileDescriptor
 
 const file_tenon_v1_snapshot_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ftenon/v1/snapshot_service.proto\x12\btenon.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18tenon/v1/operation.proto\x1a\x17tenon/v1/snapshot.proto\x1a\x15tenon/v1/volume.proto\"\xdd\x01\n" +
+	"\x1ftenon/v1/snapshot_service.proto\x12\btenon.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18tenon/v1/operation.proto\x1a\x17tenon/v1/snapshot.proto\x1a\x15tenon/v1/volume.proto\"\x9b\x01\n" +
 	"\x15CreateSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x1f\n" +
@@ -716,8 +707,7 @@ const file_tenon_v1_snapshot_service_proto_rawDesc = "" +
 	"volumeUris\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
 	"\x06domain\x18\x04 \x01(\tR\x06domain\x12\x16\n" +
-	"\x06freeze\x18\x05 \x01(\bR\x06freeze\x12@\n" +
-	"\x0efreeze_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rfreezeTimeout\"K\n" +
+	"\x06freeze\x18\x05 \x01(\bR\x06freeze\"K\n" +
 	"\x16CreateSnapshotResponse\x121\n" +
 	"\toperation\x18\x01 \x01(\v2\x13.tenon.v1.OperationR\toperation\"d\n" +
 	"\x14ListSnapshotsRequest\x12\x10\n" +
@@ -787,38 +777,37 @@ var file_tenon_v1_snapshot_service_proto_goTypes = []any{
 	(*DelinkSnapshotResponse)(nil),  // 9: tenon.v1.DelinkSnapshotResponse
 	(*DestroySnapshotRequest)(nil),  // 10: tenon.v1.DestroySnapshotRequest
 	(*DestroySnapshotResponse)(nil), // 11: tenon.v1.DestroySnapshotResponse
-	(*durationpb.Duration)(nil),     // 12: google.protobuf.Duration
-	(*Operation)(nil),               // 13: tenon.v1.Operation
-	(*Snapshot)(nil),                // 14: tenon.v1.Snapshot
+	(*Operation)(nil),               // 12: tenon.v1.Operation
+	(*Snapshot)(nil),                // 13: tenon.v1.Snapshot
+	(*durationpb.Duration)(nil),     // 14: google.protobuf.Duration
 	(Erase)(0),                      // 15: tenon.v1.Erase
 }
 var file_tenon_v1_snapshot_service_proto_depIdxs = []int32{
-	12, // 0: tenon.v1.CreateSnapshotRequest.freeze_timeout:type_name -> google.protobuf.Duration
-	13, // 1: tenon.v1.CreateSnapshotResponse.operation:type_name -> tenon.v1.Operation
-	14, // 2: tenon.v1.ListSnapshotsResponse.snapshots:type_name -> tenon.v1.Snapshot
-	14, // 3: tenon.v1.GetSnapshotResponse.snapshot:type_name -> tenon.v1.Snapshot
-	13, // 4: tenon.v1.RevertSnapshotResponse.operation:type_name -> tenon.v1.Operation
-	12, // 5: tenon.v1.DelinkSnapshotRequest.keep:type_name -> google.protobuf.Duration
-	13, // 6: tenon.v1.DelinkSnapshotResponse.operation:type_name -> tenon.v1.Operation
-	15, // 7: tenon.v1.DestroySnapshotRequest.erase:type_name -> tenon.v1.Erase
-	13, // 8: tenon.v1.DestroySnapshotResponse.operation:type_name -> tenon.v1.Operation
-	0,  // 9: tenon.v1.SnapshotService.CreateSnapshot:input_type -> tenon.v1.CreateSnapshotRequest
-	2,  // 10: tenon.v1.SnapshotService.ListSnapshots:input_type -> tenon.v1.ListSnapshotsRequest
-	4,  // 11: tenon.v1.SnapshotService.GetSnapshot:input_type -> tenon.v1.GetSnapshotRequest
-	6,  // 12: tenon.v1.SnapshotService.RevertSnapshot:input_type -> tenon.v1.RevertSnapshotRequest
-	8,  // 13: tenon.v1.SnapshotService.DelinkSnapshot:input_type -> tenon.v1.DelinkSnapshotRequest
-	10, // 14: tenon.v1.SnapshotService.DestroySnapshot:input_type -> tenon.v1.DestroySnapshotRequest
-	1,  // 15: tenon.v1.SnapshotService.CreateSnapshot:output_type -> tenon.v1.CreateSnapshotResponse
-	3,  // 16: tenon.v1.SnapshotService.ListSnapshots:output_type -> tenon.v1.ListSnapshotsResponse
-	5,  // 17: tenon.v1.SnapshotService.GetSnapshot:output_type -> tenon.v1.GetSnapshotResponse
-	7,  // 18: tenon.v1.SnapshotService.RevertSnapshot:output_type -> tenon.v1.RevertSnapshotResponse
-	9,  // 19: tenon.v1.SnapshotService.DelinkSnapshot:output_type -> tenon.v1.DelinkSnapshotResponse
-	11, // 20: tenon.v1.SnapshotService.DestroySnapshot:output_type -> tenon.v1.DestroySnapshotResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	12, // 0: tenon.v1.CreateSnapshotResponse.operation:type_name -> tenon.v1.Operation
+	13, // 1: tenon.v1.ListSnapshotsResponse.snapshots:type_name -> tenon.v1.Snapshot
+	13, // 2: tenon.v1.GetSnapshotResponse.snapshot:type_name -> tenon.v1.Snapshot
+	12, // 3: tenon.v1.RevertSnapshotResponse.operation:type_name -> tenon.v1.Operation
+	14, // 4: tenon.v1.DelinkSnapshotRequest.keep:type_name -> google.protobuf.Duration
+	12, // 5: tenon.v1.DelinkSnapshotResponse.operation:type_name -> tenon.v1.Operation
+	15, // 6: tenon.v1.DestroySnapshotRequest.erase:type_name -> tenon.v1.Erase
+	12, // 7: tenon.v1.DestroySnapshotResponse.operation:type_name -> tenon.v1.Operation
+	0,  // 8: tenon.v1.SnapshotService.CreateSnapshot:input_type -> tenon.v1.CreateSnapshotRequest
+	2,  // 9: tenon.v1.SnapshotService.ListSnapshots:input_type -> tenon.v1.ListSnapshotsRequest
+	4,  // 10: tenon.v1.SnapshotService.GetSnapshot:input_type -> tenon.v1.GetSnapshotRequest
+	6,  // 11: tenon.v1.SnapshotService.RevertSnapshot:input_type -> tenon.v1.RevertSnapshotRequest
+	8,  // 12: tenon.v1.SnapshotService.DelinkSnapshot:input_type -> tenon.v1.DelinkSnapshotRequest
+	10, // 13: tenon.v1.SnapshotService.DestroySnapshot:input_type -> tenon.v1.DestroySnapshotRequest
+	1,  // 14: tenon.v1.SnapshotService.CreateSnapshot:output_type -> tenon.v1.CreateSnapshotResponse
+	3,  // 15: tenon.v1.SnapshotService.ListSnapshots:output_type -> tenon.v1.ListSnapshotsResponse
+	5,  // 16: tenon.v1.SnapshotService.GetSnapshot:output_type -> tenon.v1.GetSnapshotResponse
+	7,  // 17: tenon.v1.SnapshotService.RevertSnapshot:output_type -> tenon.v1.RevertSnapshotResponse
+	9,  // 18: tenon.v1.SnapshotService.DelinkSnapshot:output_type -> tenon.v1.DelinkSnapshotResponse
+	11, // 19: tenon.v1.SnapshotService.DestroySnapshot:output_type -> tenon.v1.DestroySnapshotResponse
+	14, // [14:20] is the sub-list for method output_type
+	8,  // [8:14] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_snapshot_service_proto_init() }

@@ -37,7 +37,7 @@ const (
 // VolumeService.ListTombstones and brought back by VolumeService.RelinkVolume.
 type SnapshotServiceClient interface {
 	// CreateSnapshot makes a snapshot of the same name of each volume, at one
-	// point in time. Errors: INVALID, NOT_FOUND, EXISTS, CONFLICT, IN_USE,
+	// point in time where the devices can; the result says what was reached. Errors: INVALID, NOT_FOUND, EXISTS, CONFLICT, IN_USE,
 	// NO_SPACE, UNSUPPORTED, UNAVAILABLE.
 	CreateSnapshot(ctx context.Context, in *CreateSnapshotRequest, opts ...grpc.CallOption) (*CreateSnapshotResponse, error)
 	// ListSnapshots pages through the snapshots of a volume or a device, in order
@@ -134,7 +134,7 @@ func (c *snapshotServiceClient) DestroySnapshot(ctx context.Context, in *Destroy
 // VolumeService.ListTombstones and brought back by VolumeService.RelinkVolume.
 type SnapshotServiceServer interface {
 	// CreateSnapshot makes a snapshot of the same name of each volume, at one
-	// point in time. Errors: INVALID, NOT_FOUND, EXISTS, CONFLICT, IN_USE,
+	// point in time where the devices can; the result says what was reached. Errors: INVALID, NOT_FOUND, EXISTS, CONFLICT, IN_USE,
 	// NO_SPACE, UNSUPPORTED, UNAVAILABLE.
 	CreateSnapshot(context.Context, *CreateSnapshotRequest) (*CreateSnapshotResponse, error)
 	// ListSnapshots pages through the snapshots of a volume or a device, in order

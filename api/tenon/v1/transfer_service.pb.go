@@ -32,10 +32,8 @@ type CopyRequest struct {
 	SourceUri string `protobuf:"bytes,2,opt,name=source_uri,json=sourceUri,proto3" json:"source_uri,omitempty"`
 	// The URI of the volume to be made.
 	DestinationUri string `protobuf:"bytes,3,opt,name=destination_uri,json=destinationUri,proto3" json:"destination_uri,omitempty"`
-	// Its size; 0: as the source. A tail reads as zero.
-	SizeBytes int64 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// Its format; empty: the device's default.
-	Format        string `protobuf:"bytes,5,opt,name=format,proto3" json:"format,omitempty"`
+	Format        string `protobuf:"bytes,4,opt,name=format,proto3" json:"format,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -89,13 +87,6 @@ func (x *CopyRequest) GetDestinationUri() string {
 		return x.DestinationUri
 	}
 	return ""
-}
-
-func (x *CopyRequest) GetSizeBytes() int64 {
-	if x != nil {
-		return x.SizeBytes
-	}
-	return 0
 }
 
 func (x *CopyRequest) GetFormat() string {
@@ -155,16 +146,14 @@ var File_tenon_v1_transfer_service_proto protoreflect.FileDescriptor
 
 const file_tenon_v1_transfer_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ftenon/v1/transfer_service.proto\x12\btenon.v1\x1a\x18tenon/v1/operation.proto\"\xab\x01\n" +
+	"\x1ftenon/v1/transfer_service.proto\x12\btenon.v1\x1a\x18tenon/v1/operation.proto\"\x8c\x01\n" +
 	"\vCopyRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x1d\n" +
 	"\n" +
 	"source_uri\x18\x02 \x01(\tR\tsourceUri\x12'\n" +
-	"\x0fdestination_uri\x18\x03 \x01(\tR\x0edestinationUri\x12\x1d\n" +
-	"\n" +
-	"size_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12\x16\n" +
-	"\x06format\x18\x05 \x01(\tR\x06format\"A\n" +
+	"\x0fdestination_uri\x18\x03 \x01(\tR\x0edestinationUri\x12\x16\n" +
+	"\x06format\x18\x04 \x01(\tR\x06format\"A\n" +
 	"\fCopyResponse\x121\n" +
 	"\toperation\x18\x01 \x01(\v2\x13.tenon.v1.OperationR\toperation2H\n" +
 	"\x0fTransferService\x125\n" +

@@ -283,6 +283,61 @@ func (x *Volume) GetCapabilities() *Capabilities {
 	return nil
 }
 
+// VolumeImport is what an import brought.
+type VolumeImport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The volume.
+	Volume *Volume `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	// Disks of running domains that use the image already, as "DOMAIN/TARGET".
+	AdoptedDisks  []string `protobuf:"bytes,2,rep,name=adopted_disks,json=adoptedDisks,proto3" json:"adopted_disks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeImport) Reset() {
+	*x = VolumeImport{}
+	mi := &file_tenon_v1_volume_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeImport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeImport) ProtoMessage() {}
+
+func (x *VolumeImport) ProtoReflect() protoreflect.Message {
+	mi := &file_tenon_v1_volume_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeImport.ProtoReflect.Descriptor instead.
+func (*VolumeImport) Descriptor() ([]byte, []int) {
+	return file_tenon_v1_volume_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *VolumeImport) GetVolume() *Volume {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *VolumeImport) GetAdoptedDisks() []string {
+	if x != nil {
+		return x.AdoptedDisks
+	}
+	return nil
+}
+
 // Tombstone is a delinked volume or snapshot. It can be relinked or destroyed.
 type Tombstone struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -306,7 +361,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_tenon_v1_volume_proto_msgTypes[1]
+	mi := &file_tenon_v1_volume_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -318,7 +373,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_tenon_v1_volume_proto_msgTypes[1]
+	mi := &file_tenon_v1_volume_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -331,7 +386,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_tenon_v1_volume_proto_rawDescGZIP(), []int{1}
+	return file_tenon_v1_volume_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Tombstone) GetDevice() string {
@@ -413,7 +468,10 @@ const file_tenon_v1_volume_proto_rawDesc = "" +
 	"\fcapabilities\x18\f \x01(\v2\x16.tenon.v1.CapabilitiesR\fcapabilities\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfd\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"]\n" +
+	"\fVolumeImport\x12(\n" +
+	"\x06volume\x18\x01 \x01(\v2\x10.tenon.v1.VolumeR\x06volume\x12#\n" +
+	"\radopted_disks\x18\x02 \x03(\tR\fadoptedDisks\"\xfd\x01\n" +
 	"\tTombstone\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
@@ -452,28 +510,30 @@ func file_tenon_v1_volume_proto_rawDescGZIP() []byte {
 }
 
 var file_tenon_v1_volume_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tenon_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_tenon_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_tenon_v1_volume_proto_goTypes = []any{
 	(ObjectState)(0),              // 0: tenon.v1.ObjectState
 	(Erase)(0),                    // 1: tenon.v1.Erase
 	(*Volume)(nil),                // 2: tenon.v1.Volume
-	(*Tombstone)(nil),             // 3: tenon.v1.Tombstone
-	nil,                           // 4: tenon.v1.Volume.PropertiesEntry
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
-	(*Capabilities)(nil),          // 6: tenon.v1.Capabilities
+	(*VolumeImport)(nil),          // 3: tenon.v1.VolumeImport
+	(*Tombstone)(nil),             // 4: tenon.v1.Tombstone
+	nil,                           // 5: tenon.v1.Volume.PropertiesEntry
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*Capabilities)(nil),          // 7: tenon.v1.Capabilities
 }
 var file_tenon_v1_volume_proto_depIdxs = []int32{
 	0, // 0: tenon.v1.Volume.state:type_name -> tenon.v1.ObjectState
-	5, // 1: tenon.v1.Volume.create_time:type_name -> google.protobuf.Timestamp
-	4, // 2: tenon.v1.Volume.properties:type_name -> tenon.v1.Volume.PropertiesEntry
-	6, // 3: tenon.v1.Volume.capabilities:type_name -> tenon.v1.Capabilities
-	5, // 4: tenon.v1.Tombstone.delink_time:type_name -> google.protobuf.Timestamp
-	5, // 5: tenon.v1.Tombstone.expire_time:type_name -> google.protobuf.Timestamp
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	6, // 1: tenon.v1.Volume.create_time:type_name -> google.protobuf.Timestamp
+	5, // 2: tenon.v1.Volume.properties:type_name -> tenon.v1.Volume.PropertiesEntry
+	7, // 3: tenon.v1.Volume.capabilities:type_name -> tenon.v1.Capabilities
+	2, // 4: tenon.v1.VolumeImport.volume:type_name -> tenon.v1.Volume
+	6, // 5: tenon.v1.Tombstone.delink_time:type_name -> google.protobuf.Timestamp
+	6, // 6: tenon.v1.Tombstone.expire_time:type_name -> google.protobuf.Timestamp
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_volume_proto_init() }
@@ -488,7 +548,7 @@ func file_tenon_v1_volume_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenon_v1_volume_proto_rawDesc), len(file_tenon_v1_volume_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

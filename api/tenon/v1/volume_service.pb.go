@@ -382,9 +382,7 @@ type ImportVolumeRequest struct {
 	// The image's absolute path on this host.
 	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
 	// The image's format: "raw" or "qcow2".
-	Format string `protobuf:"bytes,4,opt,name=format,proto3" json:"format,omitempty"`
-	// The volume's properties.
-	Properties    map[string]string `protobuf:"bytes,5,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Format        string `protobuf:"bytes,4,opt,name=format,proto3" json:"format,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -447,14 +445,7 @@ func (x *ImportVolumeRequest) GetFormat() string {
 	return ""
 }
 
-func (x *ImportVolumeRequest) GetProperties() map[string]string {
-	if x != nil {
-		return x.Properties
-	}
-	return nil
-}
-
-// ImportVolumeResponse holds the operation, whose result is the volume.
+// ImportVolumeResponse holds the operation, whose result is the volume import.
 type ImportVolumeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The operation.
@@ -1522,19 +1513,13 @@ const file_tenon_v1_volume_service_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"I\n" +
 	"\x14CreateVolumeResponse\x121\n" +
-	"\toperation\x18\x01 \x01(\v2\x13.tenon.v1.OperationR\toperation\"\x80\x02\n" +
+	"\toperation\x18\x01 \x01(\v2\x13.tenon.v1.OperationR\toperation\"r\n" +
 	"\x13ImportVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x10\n" +
 	"\x03uri\x18\x02 \x01(\tR\x03uri\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x16\n" +
-	"\x06format\x18\x04 \x01(\tR\x06format\x12M\n" +
-	"\n" +
-	"properties\x18\x05 \x03(\v2-.tenon.v1.ImportVolumeRequest.PropertiesEntryR\n" +
-	"properties\x1a=\n" +
-	"\x0fPropertiesEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"I\n" +
+	"\x06format\x18\x04 \x01(\tR\x06format\"I\n" +
 	"\x14ImportVolumeResponse\x121\n" +
 	"\toperation\x18\x01 \x01(\v2\x13.tenon.v1.OperationR\toperation\"e\n" +
 	"\x13ResizeVolumeRequest\x12\x1d\n" +
@@ -1644,7 +1629,7 @@ func file_tenon_v1_volume_service_proto_rawDescGZIP() []byte {
 	return file_tenon_v1_volume_service_proto_rawDescData
 }
 
-var file_tenon_v1_volume_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_tenon_v1_volume_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_tenon_v1_volume_service_proto_goTypes = []any{
 	(*ListVolumesRequest)(nil),     // 0: tenon.v1.ListVolumesRequest
 	(*ListVolumesResponse)(nil),    // 1: tenon.v1.ListVolumesResponse
@@ -1671,60 +1656,58 @@ var file_tenon_v1_volume_service_proto_goTypes = []any{
 	(*DestroyVolumeRequest)(nil),   // 22: tenon.v1.DestroyVolumeRequest
 	(*DestroyVolumeResponse)(nil),  // 23: tenon.v1.DestroyVolumeResponse
 	nil,                            // 24: tenon.v1.CreateVolumeRequest.PropertiesEntry
-	nil,                            // 25: tenon.v1.ImportVolumeRequest.PropertiesEntry
-	nil,                            // 26: tenon.v1.CloneVolumeRequest.PropertiesEntry
-	(*Volume)(nil),                 // 27: tenon.v1.Volume
-	(*Operation)(nil),              // 28: tenon.v1.Operation
-	(*durationpb.Duration)(nil),    // 29: google.protobuf.Duration
-	(*Tombstone)(nil),              // 30: tenon.v1.Tombstone
-	(Erase)(0),                     // 31: tenon.v1.Erase
+	nil,                            // 25: tenon.v1.CloneVolumeRequest.PropertiesEntry
+	(*Volume)(nil),                 // 26: tenon.v1.Volume
+	(*Operation)(nil),              // 27: tenon.v1.Operation
+	(*durationpb.Duration)(nil),    // 28: google.protobuf.Duration
+	(*Tombstone)(nil),              // 29: tenon.v1.Tombstone
+	(Erase)(0),                     // 30: tenon.v1.Erase
 }
 var file_tenon_v1_volume_service_proto_depIdxs = []int32{
-	27, // 0: tenon.v1.ListVolumesResponse.volumes:type_name -> tenon.v1.Volume
-	27, // 1: tenon.v1.GetVolumeResponse.volume:type_name -> tenon.v1.Volume
+	26, // 0: tenon.v1.ListVolumesResponse.volumes:type_name -> tenon.v1.Volume
+	26, // 1: tenon.v1.GetVolumeResponse.volume:type_name -> tenon.v1.Volume
 	24, // 2: tenon.v1.CreateVolumeRequest.properties:type_name -> tenon.v1.CreateVolumeRequest.PropertiesEntry
-	28, // 3: tenon.v1.CreateVolumeResponse.operation:type_name -> tenon.v1.Operation
-	25, // 4: tenon.v1.ImportVolumeRequest.properties:type_name -> tenon.v1.ImportVolumeRequest.PropertiesEntry
-	28, // 5: tenon.v1.ImportVolumeResponse.operation:type_name -> tenon.v1.Operation
-	28, // 6: tenon.v1.ResizeVolumeResponse.operation:type_name -> tenon.v1.Operation
-	26, // 7: tenon.v1.CloneVolumeRequest.properties:type_name -> tenon.v1.CloneVolumeRequest.PropertiesEntry
-	28, // 8: tenon.v1.CloneVolumeResponse.operation:type_name -> tenon.v1.Operation
-	28, // 9: tenon.v1.WriteVolumeResponse.operation:type_name -> tenon.v1.Operation
-	29, // 10: tenon.v1.DelinkVolumeRequest.keep:type_name -> google.protobuf.Duration
-	28, // 11: tenon.v1.DelinkVolumeResponse.operation:type_name -> tenon.v1.Operation
-	30, // 12: tenon.v1.ListTombstonesResponse.tombstones:type_name -> tenon.v1.Tombstone
-	28, // 13: tenon.v1.RelinkVolumeResponse.operation:type_name -> tenon.v1.Operation
-	31, // 14: tenon.v1.DestroyVolumeRequest.erase:type_name -> tenon.v1.Erase
-	28, // 15: tenon.v1.DestroyVolumeResponse.operation:type_name -> tenon.v1.Operation
-	0,  // 16: tenon.v1.VolumeService.ListVolumes:input_type -> tenon.v1.ListVolumesRequest
-	2,  // 17: tenon.v1.VolumeService.GetVolume:input_type -> tenon.v1.GetVolumeRequest
-	4,  // 18: tenon.v1.VolumeService.CreateVolume:input_type -> tenon.v1.CreateVolumeRequest
-	6,  // 19: tenon.v1.VolumeService.ImportVolume:input_type -> tenon.v1.ImportVolumeRequest
-	8,  // 20: tenon.v1.VolumeService.ResizeVolume:input_type -> tenon.v1.ResizeVolumeRequest
-	10, // 21: tenon.v1.VolumeService.CloneVolume:input_type -> tenon.v1.CloneVolumeRequest
-	12, // 22: tenon.v1.VolumeService.ReadVolume:input_type -> tenon.v1.ReadVolumeRequest
-	14, // 23: tenon.v1.VolumeService.WriteVolume:input_type -> tenon.v1.WriteVolumeRequest
-	16, // 24: tenon.v1.VolumeService.DelinkVolume:input_type -> tenon.v1.DelinkVolumeRequest
-	18, // 25: tenon.v1.VolumeService.ListTombstones:input_type -> tenon.v1.ListTombstonesRequest
-	20, // 26: tenon.v1.VolumeService.RelinkVolume:input_type -> tenon.v1.RelinkVolumeRequest
-	22, // 27: tenon.v1.VolumeService.DestroyVolume:input_type -> tenon.v1.DestroyVolumeRequest
-	1,  // 28: tenon.v1.VolumeService.ListVolumes:output_type -> tenon.v1.ListVolumesResponse
-	3,  // 29: tenon.v1.VolumeService.GetVolume:output_type -> tenon.v1.GetVolumeResponse
-	5,  // 30: tenon.v1.VolumeService.CreateVolume:output_type -> tenon.v1.CreateVolumeResponse
-	7,  // 31: tenon.v1.VolumeService.ImportVolume:output_type -> tenon.v1.ImportVolumeResponse
-	9,  // 32: tenon.v1.VolumeService.ResizeVolume:output_type -> tenon.v1.ResizeVolumeResponse
-	11, // 33: tenon.v1.VolumeService.CloneVolume:output_type -> tenon.v1.CloneVolumeResponse
-	13, // 34: tenon.v1.VolumeService.ReadVolume:output_type -> tenon.v1.ReadVolumeResponse
-	15, // 35: tenon.v1.VolumeService.WriteVolume:output_type -> tenon.v1.WriteVolumeResponse
-	17, // 36: tenon.v1.VolumeService.DelinkVolume:output_type -> tenon.v1.DelinkVolumeResponse
-	19, // 37: tenon.v1.VolumeService.ListTombstones:output_type -> tenon.v1.ListTombstonesResponse
-	21, // 38: tenon.v1.VolumeService.RelinkVolume:output_type -> tenon.v1.RelinkVolumeResponse
-	23, // 39: tenon.v1.VolumeService.DestroyVolume:output_type -> tenon.v1.DestroyVolumeResponse
-	28, // [28:40] is the sub-list for method output_type
-	16, // [16:28] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	27, // 3: tenon.v1.CreateVolumeResponse.operation:type_name -> tenon.v1.Operation
+	27, // 4: tenon.v1.ImportVolumeResponse.operation:type_name -> tenon.v1.Operation
+	27, // 5: tenon.v1.ResizeVolumeResponse.operation:type_name -> tenon.v1.Operation
+	25, // 6: tenon.v1.CloneVolumeRequest.properties:type_name -> tenon.v1.CloneVolumeRequest.PropertiesEntry
+	27, // 7: tenon.v1.CloneVolumeResponse.operation:type_name -> tenon.v1.Operation
+	27, // 8: tenon.v1.WriteVolumeResponse.operation:type_name -> tenon.v1.Operation
+	28, // 9: tenon.v1.DelinkVolumeRequest.keep:type_name -> google.protobuf.Duration
+	27, // 10: tenon.v1.DelinkVolumeResponse.operation:type_name -> tenon.v1.Operation
+	29, // 11: tenon.v1.ListTombstonesResponse.tombstones:type_name -> tenon.v1.Tombstone
+	27, // 12: tenon.v1.RelinkVolumeResponse.operation:type_name -> tenon.v1.Operation
+	30, // 13: tenon.v1.DestroyVolumeRequest.erase:type_name -> tenon.v1.Erase
+	27, // 14: tenon.v1.DestroyVolumeResponse.operation:type_name -> tenon.v1.Operation
+	0,  // 15: tenon.v1.VolumeService.ListVolumes:input_type -> tenon.v1.ListVolumesRequest
+	2,  // 16: tenon.v1.VolumeService.GetVolume:input_type -> tenon.v1.GetVolumeRequest
+	4,  // 17: tenon.v1.VolumeService.CreateVolume:input_type -> tenon.v1.CreateVolumeRequest
+	6,  // 18: tenon.v1.VolumeService.ImportVolume:input_type -> tenon.v1.ImportVolumeRequest
+	8,  // 19: tenon.v1.VolumeService.ResizeVolume:input_type -> tenon.v1.ResizeVolumeRequest
+	10, // 20: tenon.v1.VolumeService.CloneVolume:input_type -> tenon.v1.CloneVolumeRequest
+	12, // 21: tenon.v1.VolumeService.ReadVolume:input_type -> tenon.v1.ReadVolumeRequest
+	14, // 22: tenon.v1.VolumeService.WriteVolume:input_type -> tenon.v1.WriteVolumeRequest
+	16, // 23: tenon.v1.VolumeService.DelinkVolume:input_type -> tenon.v1.DelinkVolumeRequest
+	18, // 24: tenon.v1.VolumeService.ListTombstones:input_type -> tenon.v1.ListTombstonesRequest
+	20, // 25: tenon.v1.VolumeService.RelinkVolume:input_type -> tenon.v1.RelinkVolumeRequest
+	22, // 26: tenon.v1.VolumeService.DestroyVolume:input_type -> tenon.v1.DestroyVolumeRequest
+	1,  // 27: tenon.v1.VolumeService.ListVolumes:output_type -> tenon.v1.ListVolumesResponse
+	3,  // 28: tenon.v1.VolumeService.GetVolume:output_type -> tenon.v1.GetVolumeResponse
+	5,  // 29: tenon.v1.VolumeService.CreateVolume:output_type -> tenon.v1.CreateVolumeResponse
+	7,  // 30: tenon.v1.VolumeService.ImportVolume:output_type -> tenon.v1.ImportVolumeResponse
+	9,  // 31: tenon.v1.VolumeService.ResizeVolume:output_type -> tenon.v1.ResizeVolumeResponse
+	11, // 32: tenon.v1.VolumeService.CloneVolume:output_type -> tenon.v1.CloneVolumeResponse
+	13, // 33: tenon.v1.VolumeService.ReadVolume:output_type -> tenon.v1.ReadVolumeResponse
+	15, // 34: tenon.v1.VolumeService.WriteVolume:output_type -> tenon.v1.WriteVolumeResponse
+	17, // 35: tenon.v1.VolumeService.DelinkVolume:output_type -> tenon.v1.DelinkVolumeResponse
+	19, // 36: tenon.v1.VolumeService.ListTombstones:output_type -> tenon.v1.ListTombstonesResponse
+	21, // 37: tenon.v1.VolumeService.RelinkVolume:output_type -> tenon.v1.RelinkVolumeResponse
+	23, // 38: tenon.v1.VolumeService.DestroyVolume:output_type -> tenon.v1.DestroyVolumeResponse
+	27, // [27:39] is the sub-list for method output_type
+	15, // [15:27] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_volume_service_proto_init() }
@@ -1740,7 +1723,7 @@ func file_tenon_v1_volume_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenon_v1_volume_service_proto_rawDesc), len(file_tenon_v1_volume_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
