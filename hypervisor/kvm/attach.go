@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kvm
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/tenon-storage/tenon/hypervisor"
+	"github.com/tenon-storage/tenon/hypervisor/kvm/internal/virt"
+	"github.com/tenon-storage/tenon/internal/keylock"
+	"github.com/tenon-storage/tenon/primitives"
+)
+
+// Attach gives a disk to a domain: live, then in the definition, in two calls,
+// because one call for both hides which half failed.
+func (a *Adapter) Attach(ctx context.Context, r hypervisor.AttachRequest) (hypervisor.AttachResult, error) {
+	r.Bus = cmp.Or(r.Bus, busVirtio)
+	if err := checkAttach(r); err != nil {
+		return hypervisor.AttachResult{}, err
+	}
+	unlock, err := a.lock(ctx, domainKey(r.Domain))
+	if err != nil {
+		return hypervisor.AttachResult{}, err
+	}
+	defer unlock()
+	v, err := a.look(ctx, r.Domain)
+	if err != nil {
+		return hypervisor.AttachResult{}, err
+	}
+	a.removals.settle(r.Domain, v)
+	if a.removals.has(r.Domain, r.Disk) {
+		return hypervisor.AttachResult{}, primitives.Errorf(primitives.CodeConflict,
+			"disk %s of domain %s is being detached", r.Disk, v.Name).Trying("wait until it is gone, or repeat the detach")
+	}
+	plan, err := planAttach(v, r)
+	if err != nil {
+		return hypervisor.AttachResult{}, err
+	}
+	return a.attach(ctx, r, plan)
+}
+
+func checkAttach(r hypervisor.AttachRequest) error {
+	if err := checkDomain(r.Domain); err != nil {
+		return err
+	}
+	if err := hypervisor.CheckDiskID(r.Disk); err != nil {
+		return err
+	}
+	if targetPrefixes[r.Bus] == "" {
+		return primitives.Invalid("bus", "%q: expected %q or %q", r.Bus, busVirtio, busSCSI)
+	}
+	if r.Where > hypervisor.ConfigOnly {
+		return primitives.Invalid("where", "%d: expected auto, live or config", r.Where)
+	}
+	return checkMapping(r.Mapping)
+}
+
+// attachPlan says what to do for each half: Done stands for "to be done".
+type attachPlan struct {
+	live, config hypervisor.Outcome
+	disk         *libvirtxml.DomainDisk
+}
+
+// planAttach decides how to reach what r asks for from what v shows.
+func planAttach(v view, r hypervisor.AttachRequest) (attachPlan, error) {
+	wantLive, wantConfig, err := halves(v, r.Where, "attach")
+	if err != nil {
+		return attachPlan{}, err
+	}
+	live, config := find(v.live, r.Disk), find(v.config, r.Disk)
+	for _, have := range []*libvirtxml.DomainDisk{live, config} {
+		if have != nil && !showsDisk(have, r) {
+			return attachPlan{}, primitives.Errorf(primitives.CodeConflict, "domain %s has a disk %s already, on %v as %v",
+				v.Name, r.Disk, sourceOf(have), have.Target.Dev).By(primitives.Blocker{Kind: "disk", Name: string(r.Disk)})
+		}
+	}
+	plan := attachPlan{live: step(wantLive, live != nil), config: step(wantConfig, config != nil)}
+	if plan.live != hypervisor.Done && plan.config != hypervisor.Done {
+		return plan, nil
+	}
+	if err := checkRoom(v, r.Bus, plan); err != nil {
+		return attachPlan{}, err
+	}
+	plan.disk = diskXML(r.Disk, r.Mapping, r.Bus, chooseTarget(v, r.Bus, live, config))
+	return plan, nil
+}
+
+// halves says which halves of a domain a request means.
+func halves(v view, where hypervisor.Where, what string) (live, config bool, err error) {
+	switch {
+	case where == hypervisor.LiveOnly && v.live == nil:
+		return false, false, notRunning(v.Domain, what)
+	case where == hypervisor.ConfigOnly && v.config == nil:
+		return false, false, primitives.Errorf(primitives.CodeUnsupported, "%s: domain %s has no persistent definition", what, v.Name)
+	}
+	live = v.live != nil && where != hypervisor.ConfigOnly
+	config = v.config != nil && where != hypervisor.LiveOnly
+	if !live && !config {
+		return false, false, notRunning(v.Domain, what)
+	}
+	return live, config, nil
+}
+
+func step(wanted, there bool) hypervisor.Outcome {
+	switch {
+	case !wanted:
+		return hypervisor.NotAsked
+	case there:
+		return hypervisor.Already
+	}
+	return hypervisor.Done
+}
+
+// showsDisk reports whether a disk is what r asks for.
+func showsDisk(d *libvirtxml.DomainDisk, r hypervisor.AttachRequest) bool {
+	have := describe(d)
+	return have.Source.Shows(r.Mapping) && have.Access == r.Mapping.Access && have.Bus == r.Bus
+}
+
+// chooseTarget keeps the name that the disk has in one half, if the other half
+// has room for it.
+func chooseTarget(v view, bus string, live, config *libvirtxml.DomainDisk) string {
+	have := cmp.Or(live, config)
+	if have == nil {
+		return freeTarget(bus, v.live, v.config)
+	}
+	other := v.config
+	if live == nil {
+		other = v.live
+	}
+	for _, d := range disksIn(other) {
+		if d.Target != nil && d.Target.Dev == have.Target.Dev {
+			return freeTarget(bus, v.live, v.config)
+		}
+	}
+	return have.Target.Dev
+}
+
+// checkRoom refuses what libvirt would refuse with an error that nobody
+// understands, or would do in a way that no guest can use.
+func checkRoom(v view, bus string, plan attachPlan) error {
+	if bus == busSCSI {
+		if plan.live == hypervisor.Done && !hasSCSI(v.live) || plan.config == hypervisor.Done && !hasSCSI(v.config) {
+			return primitives.Errorf(primitives.CodeUnsupported, "domain %s has no virtio-scsi controller", v.Name).
+				Trying("attach the disk to the virtio bus, or add a virtio-scsi controller to the domain")
+		}
+		return nil
+	}
+	if plan.live == hypervisor.Done && freeSlots(v.live) == 0 {
+		return primitives.Errorf(primitives.CodeNoSpace, "domain %s has no free PCI slot for another virtio disk", v.Name).
+			Trying("attach the disk to the scsi bus, or give the domain more pcie-root-port controllers while it is off")
+	}
+	return nil
+}
+
+// attach does what the plan says.
+func (a *Adapter) attach(ctx context.Context, r hypervisor.AttachRequest, plan attachPlan) (hypervisor.AttachResult, error) {
+	res := hypervisor.AttachResult{Live: plan.live, Config: plan.config}
+	if plan.live == hypervisor.Done {
+		if err := a.attachHalf(ctx, r, plan.disk, virt.Live); err != nil {
+			return hypervisor.AttachResult{Live: hypervisor.Failed}, err
+		}
+	}
+	if plan.config == hypervisor.Done {
+		if err := a.attachHalf(ctx, r, plan.disk, virt.Config); err != nil {
+			if plan.live == hypervisor.NotAsked {
+				return hypervisor.AttachResult{Config: hypervisor.Failed}, err
+			}
+			res.Config, res.ConfigErr = hypervisor.Failed, err
+		}
+	}
+	// The disk is there; not being able to show it is no reason to say otherwise.
+	res.Disk = a.shown(context.WithoutCancel(ctx), r)
+	return res, nil
+}
+
+func (a *Adapter) attachHalf(ctx context.Context, r hypervisor.AttachRequest, disk *libvirtxml.DomainDisk, half virt.Half) error {
+	text, err := disk.Marshal()
+	if err != nil {
+		return primitives.Errorf(primitives.CodeInternal, "describe disk %s: %w", r.Disk, err)
+	}
+	q := ask{what: fmt.Sprintf("attach disk %s as %s to the %v", r.Disk, disk.Target.Dev, half), domain: r.Domain, waits: true}
+	return a.do(ctx, q, func(c virt.Conn) error { return c.AttachDevice(string(r.Domain), text, half) })
+}
+
+// shown returns the disk as the hypervisor shows it, or what was asked for.
+func (a *Adapter) shown(ctx context.Context, r hypervisor.AttachRequest) hypervisor.Disk {
+	disks, err := a.Disks(ctx, r.Domain)
+	if err != nil {
+		a.log.Warn("read after attach failed", "domain", r.Domain, "disk", r.Disk, "err", err)
+	}
+	for _, d := range disks {
+		if d.ID == r.Disk {
+			return d
+		}
+	}
+	return hypervisor.Disk{ID: r.Disk, Domain: r.Domain, Serial: string(r.Disk), Bus: r.Bus, Access: r.Mapping.Access}
+}
+
+// do is call without a value.
+func (a *Adapter) do(ctx context.Context, q ask, fn func(virt.Conn) error) error {
+	_, err := call(ctx, a, q, func(c virt.Conn) (struct{}, error) { return struct{}{}, fn(c) })
+	return err
+}
+
+// lock serialises what changes one domain, or one thing of it.
+func (a *Adapter) lock(ctx context.Context, name string) (func(), error) {
+	unlock, err := a.locks.Lock(ctx, keylock.Key{Name: name})
+	if err != nil {
+		return nil, ended(ctx, "wait for another operation on "+name)
+	}
+	return unlock, nil
+}
+
+// domainKey is held for one change of a domain's disks, never while a guest is
+// waited for.
+func domainKey(d hypervisor.DomainID) string { return "domain " + string(d) }
+
+// detachKey is held while a disk's detach is waited for.
+func detachKey(d hypervisor.DomainID, id hypervisor.DiskID) string {
+	return "detach " + string(d) + " " + string(id)
+}
+
+// freezeKey is held from freeze to thaw: a second freeze would fail, and its
+// thaw would end the first.
+func freezeKey(d hypervisor.DomainID) string { return "freeze " + string(d) }

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kvm
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tenon-storage/tenon/hypervisor"
+	"github.com/tenon-storage/tenon/hypervisor/kvm/internal/virt"
+	"github.com/tenon-storage/tenon/primitives"
+)
+
+// ask describes one call to libvirt.
+type ask struct {
+	what   string              // for errors, such as "attach vdb"
+	domain hypervisor.DomainID // the domain it concerns
+	waits  bool                // it waits for QEMU, so a stopped QEMU can make it hang
+	limit  time.Duration       // 0: the adapter's
+}
+
+// lane is the breaker's name of what may hang: one domain, or libvirt itself.
+func (q ask) lane() string {
+	if q.waits {
+		return string(q.domain)
+	}
+	return ""
+}
+
+// call runs one call to libvirt in its own goroutine and waits no longer than
+// ctx and the limit allow. A call that was not waited for goes on; its result is
+// dropped and logged.
+func call[T any](ctx context.Context, a *Adapter, q ask, fn func(virt.Conn) (T, error)) (T, error) {
+	var none T
+	if ctx.Err() != nil {
+		return none, ended(ctx, q.what)
+	}
+	limit := q.limit
+	if limit == 0 {
+		limit = a.limit
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errLimit)
+	defer cancel()
+	conn, err := a.link.get(ctx)
+	if err != nil {
+		return none, err
+	}
+	if q.waits {
+		if err := a.admitDomain(ctx, conn, q); err != nil {
+			return none, err
+		}
+	}
+	v, err := run(ctx, a, conn, q, fn)
+	if e, ok := errors.AsType[*virt.Error](err); ok {
+		if e.Remote {
+			a.link.drop(conn, e)
+		}
+		if e.Code == virt.CodeOperationTimeout && q.waits {
+			a.breaker.trip(q.lane())
+		}
+		err = classify(q.what, e)
+	}
+	return v, err
+}
+
+// run is the bare bounded call.
+func run[T any](ctx context.Context, a *Adapter, conn virt.Conn, q ask, fn func(virt.Conn) (T, error)) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	var none T
+	ticket, err := a.breaker.admit(q.lane(), q.what, time.Now())
+	if err != nil {
+		return none, err
+	}
+	results := make(chan result, 1)
+	go func() {
+		v, err := fn(conn)
+		results <- result{v, err}
+		if late := ticket.returned(); late {
+			a.log.Warn("a call that was given up has returned", "call", q.what, "domain", q.domain,
+				"took", time.Since(ticket.start), "err", err)
+		}
+	}()
+	select {
+	case r := <-results:
+		return r.v, r.err
+	case <-ctx.Done():
+		ticket.abandon()
+		a.log.Warn("a call was given up", "call", q.what, "domain", q.domain, "took", time.Since(ticket.start))
+		return none, ended(ctx, q.what)
+	}
+}
+
+// monitorLimit is how long a monitor may be busy with one command before calls
+// on its domain are refused instead of queued: libvirt lets them wait for 30 s.
+const monitorLimit = 10 * time.Second
+
+// admitDomain refuses a call on a domain whose monitor is stuck, also where
+// another process got it stuck.
+func (a *Adapter) admitDomain(ctx context.Context, conn virt.Conn, q ask) error {
+	probe := ask{what: "probe the monitor", domain: q.domain}
+	busy, err := run(ctx, a, conn, probe, func(c virt.Conn) (uint64, error) { return c.Occupied(string(q.domain)) })
+	if err != nil {
+		if _, ok := errors.AsType[*virt.Error](err); ok {
+			return nil // the call itself finds out what is wrong
+		}
+		return err
+	}
+	stuck := time.Duration(busy) * time.Millisecond
+	if stuck >= monitorLimit || stuck > 0 && a.breaker.tripped(q.lane()) {
+		return notAnswering(q.what, stuck)
+	}
+	a.breaker.reset(q.lane())
+	return nil
+}
+
+var errLimit = errors.New("the limit for one call has passed")
+
+// ended is the error of a call whose context ended first.
+func ended(ctx context.Context, what string) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, context.Canceled) {
+		return primitives.Errorf(primitives.CodeCancelled, "%s: %w", what, cause)
+	}
+	return primitives.Errorf(primitives.CodeUnavailable, "%s: no answer in time: %w", what, cause)
+}

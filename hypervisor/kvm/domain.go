@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kvm
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/tenon-storage/tenon/hypervisor"
+	"github.com/tenon-storage/tenon/hypervisor/kvm/internal/virt"
+	"github.com/tenon-storage/tenon/primitives"
+)
+
+// Domains lists every domain, in order of name.
+func (a *Adapter) Domains(ctx context.Context) ([]hypervisor.Domain, error) {
+	views, err := call(ctx, a, ask{what: "list domains"}, listViews)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]hypervisor.Domain, len(views))
+	for i, v := range views {
+		out[i] = v.domain()
+	}
+	slices.SortFunc(out, func(a, b hypervisor.Domain) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// Disks lists a domain's disks.
+func (a *Adapter) Disks(ctx context.Context, d hypervisor.DomainID) ([]hypervisor.Disk, error) {
+	v, err := a.look(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	a.removals.settle(d, v)
+	return v.disks(func(id hypervisor.DiskID) bool { return a.removals.has(d, id) }), nil
+}
+
+// look reads a domain as it is now.
+func (a *Adapter) look(ctx context.Context, d hypervisor.DomainID) (view, error) {
+	if err := checkDomain(d); err != nil {
+		return view{}, err
+	}
+	return call(ctx, a, ask{what: "read domain " + string(d), domain: d}, func(c virt.Conn) (view, error) {
+		state, err := c.State(string(d))
+		if err != nil {
+			return view{}, err
+		}
+		return readView(c, state)
+	})
+}
+
+// listViews reads all domains; one that goes away meanwhile is left out.
+func listViews(c virt.Conn) ([]view, error) {
+	all, err := c.Domains()
+	if err != nil {
+		return nil, err
+	}
+	var out []view
+	for _, d := range all {
+		v, err := readView(c, d)
+		if e, ok := errors.AsType[*virt.Error](err); ok && e.Code == virt.CodeNoDomain {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// readView reads both halves of a domain. None of it waits for QEMU.
+func readView(c virt.Conn, d virt.Domain) (view, error) {
+	v := view{Domain: d}
+	if d.Run != virt.Off && d.Run != virt.Crashed {
+		live, err := readHalf(c, d.UUID, virt.Live)
+		if err != nil {
+			return view{}, err
+		}
+		if live.ID == nil { // only a running domain has a number: it ended just now
+			v.Run, v.Reason = virt.Off, ""
+		} else {
+			v.live = live
+		}
+	}
+	if d.Persistent {
+		config, err := readHalf(c, d.UUID, virt.Config)
+		if err != nil {
+			return view{}, err
+		}
+		v.config = config
+	}
+	return v, nil
+}
+
+func readHalf(c virt.Conn, uuid string, half virt.Half) (*libvirtxml.Domain, error) {
+	text, err := c.XML(uuid, half)
+	if err != nil {
+		return nil, err
+	}
+	var d libvirtxml.Domain
+	if err := d.Unmarshal(text); err != nil {
+		return nil, primitives.Errorf(primitives.CodeInternal, "read the XML of domain %s: %w", uuid, err)
+	}
+	return &d, nil
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package binding puts libvirt's own Go binding behind [virt.Conn]. It decides
+// nothing. Built with the tag libvirt_dlopen it needs no libvirt to build or to
+// start; Open then fails on a host that has none.
+package binding
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"libvirt.org/go/libvirt"
+
+	"github.com/tenon-storage/tenon/hypervisor/kvm/internal/virt"
+)
+
+// startLoop registers and runs libvirt's event loop. libvirt has one per
+// process, which must run before the first connection is made and has no end;
+// hence the one package variable and the one goroutine that is never waited for.
+var startLoop = sync.OnceValue(func() error {
+	if err := libvirt.EventRegisterDefaultImpl(); err != nil {
+		return translate(err)
+	}
+	go func() {
+		for {
+			// It fails only when there is no loop, and then at once.
+			if err := libvirt.EventRunDefaultImpl(); err != nil {
+				return
+			}
+		}
+	}()
+	return nil
+})
+
+// Keepalive: a daemon that does not answer for so long is lost.
+const (
+	keepaliveSeconds = 5
+	keepaliveMissed  = 5
+)
+
+// Conn is a libvirt connection.
+type Conn struct {
+	c        *libvirt.Connect
+	uri      string
+	lost     chan struct{}
+	loseOnce sync.Once
+
+	mu        sync.Mutex // guards callbacks
+	callbacks []int
+}
+
+// Open connects to uri.
+func Open(uri string) (virt.Conn, error) {
+	if err := startLoop(); err != nil {
+		return nil, err
+	}
+	c, err := libvirt.NewConnect(uri)
+	if err != nil {
+		return nil, translate(err)
+	}
+	conn := &Conn{c: c, uri: uri, lost: make(chan struct{})}
+	lost := func(*libvirt.Connect, libvirt.ConnectCloseReason) {
+		conn.loseOnce.Do(func() { close(conn.lost) })
+	}
+	if err := c.RegisterCloseCallback(lost); err != nil && !unsupported(err) {
+		return nil, errors.Join(translate(err), conn.Close())
+	}
+	// The embedded driver has no wire to keep alive.
+	if err := c.SetKeepAlive(keepaliveSeconds, keepaliveMissed); err != nil && !unsupported(err) {
+		return nil, errors.Join(translate(err), conn.Close())
+	}
+	return conn, nil
+}
+
+// Lost is closed when libvirt has said that the connection is dead, and by Close.
+func (v *Conn) Lost() <-chan struct{} { return v.lost }
+
+// Close ends the connection and its events.
+func (v *Conn) Close() error {
+	v.loseOnce.Do(func() { close(v.lost) })
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var errs []error
+	for _, id := range v.callbacks {
+		errs = append(errs, translate(v.c.DomainEventDeregister(id)))
+	}
+	v.callbacks = nil
+	if err := v.c.UnregisterCloseCallback(); err != nil && !unsupported(err) {
+		errs = append(errs, translate(err))
+	}
+	_, err := v.c.Close()
+	return errors.Join(append(errs, translate(err))...)
+}
+
+// Versions names QEMU and libvirt.
+func (v *Conn) Versions() (hypervisor, library string, err error) {
+	lib, err := v.c.GetLibVersion()
+	if err != nil {
+		return "", "", translate(err)
+	}
+	library = "libvirt " + version(lib)
+	qemu, err := v.c.GetVersion()
+	if err != nil {
+		return "", library, translate(err)
+	}
+	return "QEMU " + version(qemu), library, nil
+}
+
+// version prints libvirt's way to put three numbers into one.
+func version(n uint32) string { return fmt.Sprintf("%d.%d.%d", n/1000000, n/1000%1000, n%1000) }
+
+// with looks a domain up by its UUID and runs fn on it.
+func (v *Conn) with(uuid string, fn func(*libvirt.Domain) error) error {
+	d, err := v.c.LookupDomainByUUIDString(uuid)
+	if err != nil {
+		return translate(err)
+	}
+	err = translate(fn(d))
+	return errors.Join(err, translate(d.Free()))
+}
+
+// translate turns libvirt's error into a virt.Error.
+func translate(err error) error {
+	if err == nil {
+		return nil
+	}
+	var e libvirt.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	return &virt.Error{
+		Code:   virt.Code(e.Code),
+		Remote: e.Domain == libvirt.FROM_RPC || e.Domain == libvirt.FROM_REMOTE,
+		Text:   e.Message,
+	}
+}
+
+func unsupported(err error) bool {
+	e, ok := errors.AsType[libvirt.Error](err)
+	return ok && (e.Code == libvirt.ERR_NO_SUPPORT || e.Code == libvirt.ERR_OPERATION_UNSUPPORTED)
+}
