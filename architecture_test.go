@@ -145,8 +145,8 @@ func forbiddenSide(s source, to string) string {
 		return "only agent imports both sides"
 	case s.test && target == suite:
 		return ""
-	case s.test && target == "storage/mem":
-		return "" // everyone's fake
+	case s.test && (target == "storage/mem" || target == "hypervisor/fake"):
+		return "" // everyone's fakes
 	case s.test && below(s.dir, "agent"):
 		return ""
 	case target == suite:
