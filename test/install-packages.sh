@@ -26,13 +26,13 @@ install_debian() {
         esac
     done
     [ -n "$missing" ] || return 0
-    say "installing$missing"
-    install="env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends"
+    say "installing$missing, and what they depend on"
+    install="env DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Dpkg::Use-Pty=0 --no-install-recommends"
     # A fresh machine may have no package lists, or lists so old that the archive no longer has what they name.
-    if ! apt-cache show $missing >/dev/null 2>&1 || ! as_root $install $missing; then
+    if ! apt-cache show $missing >/dev/null 2>&1 || ! as_root $install $missing >/dev/null; then
         say "reading the package lists anew"
-        as_root apt-get update -q
-        as_root $install $missing
+        as_root apt-get update -qq
+        as_root $install $missing >/dev/null
     fi
 }
 
@@ -49,7 +49,7 @@ add_libvirt_user() {
     fi
     if ! getent passwd libvirt-qemu >/dev/null; then
         say "adding the user libvirt-qemu, for libvirt"
-        as_root useradd --uid 64055 --gid kvm --groups libvirt-qemu --comment "Libvirt Qemu" \
+        as_root useradd -K UID_MAX=64055 --uid 64055 --gid kvm --groups libvirt-qemu --comment "Libvirt Qemu" \
             --home-dir /var/lib/libvirt --no-create-home --shell /usr/sbin/nologin libvirt-qemu
     fi
 }
