@@ -5,6 +5,9 @@ package show
 import (
 	"fmt"
 	"math"
+	"math/big"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -40,43 +43,46 @@ func ExactSize(n int64) string {
 	return fmt.Sprintf("%s (%d bytes)", Size(n), n)
 }
 
-// factors of the suffixes that people type. Storage people mean powers of 1024
-// by K, M and G, as qemu-img, lvcreate and dd do; decimal ones end in B.
-var factors = map[string]int64{
-	"": 1, "b": 1,
-	"k": 1 << 10, "ki": 1 << 10, "kib": 1 << 10, "kb": 1e3,
-	"m": 1 << 20, "mi": 1 << 20, "mib": 1 << 20, "mb": 1e6,
-	"g": 1 << 30, "gi": 1 << 30, "gib": 1 << 30, "gb": 1e9,
-	"t": 1 << 40, "ti": 1 << 40, "tib": 1 << 40, "tb": 1e12,
-	"p": 1 << 50, "pi": 1 << 50, "pib": 1 << 50, "pb": 1e15,
-	"e": 1 << 60, "ei": 1 << 60, "eib": 1 << 60, "eb": 1e18,
-}
+var sizeForm = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)$`)
 
 // ParseSize reads a number of bytes as people type it: 4096, 20G, 512Mi, 1.5T.
+// As with qemu-img and lvm, K, M, G and so on are powers of 1024. KB, MB and so
+// on are refused, because half of their readers mean powers of 1000.
 func ParseSize(text string) (int64, error) {
-	const want = "expected a number of bytes such as 4096, 512Mi or 20G"
-	cut := strings.IndexFunc(text, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
-	number, suffix := text, ""
-	if cut >= 0 {
-		number, suffix = text[:cut], strings.ToLower(strings.TrimSpace(text[cut:]))
+	parts := sizeForm.FindStringSubmatch(text)
+	if parts == nil {
+		return 0, fmt.Errorf("%q is not a size; expected bytes such as 4096, 512Mi or 20G", text)
 	}
-	factor, known := factors[suffix]
-	if !known || number == "" {
-		return 0, fmt.Errorf("%q: %s", text, want)
+	power, err := powerOf(parts[2])
+	if err != nil {
+		return 0, fmt.Errorf("%q: %w", text, err)
 	}
-	if n, err := strconv.ParseInt(number, 10, 64); err == nil {
-		if n > math.MaxInt64/factor {
-			return 0, fmt.Errorf("%q: more than %s is not possible", text, Size(math.MaxInt64))
-		}
-		return n * factor, nil
+	n, ok := new(big.Rat).SetString(parts[1])
+	if !ok {
+		return 0, fmt.Errorf("%q is not a size", text)
 	}
-	f, err := strconv.ParseFloat(number, 64)
-	if err != nil || f*float64(factor) >= math.MaxInt64 {
-		return 0, fmt.Errorf("%q: %s", text, want)
-	}
-	bytes := f * float64(factor)
-	if bytes != math.Trunc(bytes) {
+	n.Mul(n, new(big.Rat).SetInt(new(big.Int).Lsh(big.NewInt(1), power)))
+	switch {
+	case !n.IsInt():
 		return 0, fmt.Errorf("%q is not a whole number of bytes", text)
+	case !n.Num().IsInt64():
+		return 0, fmt.Errorf("%q is more than 8E", text)
 	}
-	return int64(bytes), nil
+	return n.Num().Int64(), nil
+}
+
+// powerOf returns the power of two that a suffix means.
+func powerOf(suffix string) (uint, error) {
+	short := strings.ToUpper(suffix)
+	if short == "" || short == "B" {
+		return 0, nil
+	}
+	i := strings.IndexByte("KMGTPE", short[0])
+	switch {
+	case i >= 0 && slices.Contains([]string{"", "I", "IB"}, short[1:]):
+		return uint(i+1) * 10, nil
+	case i >= 0 && short[1:] == "B":
+		return 0, fmt.Errorf("%s may mean powers of 1000 or of 1024; write %ci for powers of 1024", suffix, short[0])
+	}
+	return 0, fmt.Errorf("%q is not a unit; expected one of K, M, G, T, P, E", suffix)
 }

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/tenon-storage/tenon/api/failure"
+	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
+)
+
+// maxMessage is the largest answer that is taken.
+const maxMessage = 16 << 20
+
+// reconnect is how often a daemon that went away is tried again.
+var reconnect = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, MaxDelay: time.Second}
+
+// link is the connection to tenond, made when it is first needed.
+type link struct {
+	mu      sync.Mutex // guards what follows
+	conn    *grpc.ClientConn
+	dialErr error // of the last attempt; nil after one that succeeded
+}
+
+// conn returns the connection.
+func (a *app) conn() (*grpc.ClientConn, error) {
+	a.link.mu.Lock()
+	defer a.link.mu.Unlock()
+	if a.link.conn != nil {
+		return a.link.conn, nil
+	}
+	conn, err := grpc.NewClient("passthrough:///tenond",
+		grpc.WithContextDialer(a.dial),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+	)
+	if err != nil {
+		return nil, err
+	}
+	a.link.conn = conn
+	return conn, nil
+}
+
+// dial connects to the socket and remembers why it could not, because gRPC only
+// tells in its own words.
+func (a *app) dial(ctx context.Context, _ string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "unix", a.socket)
+	a.link.mu.Lock()
+	defer a.link.mu.Unlock()
+	a.link.dialErr = err
+	return c, err
+}
+
+func (a *app) hangUp() {
+	a.link.mu.Lock()
+	defer a.link.mu.Unlock()
+	if a.link.conn != nil {
+		_ = a.link.conn.Close() // nothing depends on it any more
+	}
+}
+
+// explain says in people's words what gRPC says in its own: that there is no
+// tenond, that it turned us away, or that it is older than tenonctl.
+func (a *app) explain(f *tenonv1.Failure) *tenonv1.Failure {
+	a.link.mu.Lock()
+	dialErr := a.link.dialErr
+	a.link.mu.Unlock()
+	if f.GetRetry() != tenonv1.Retry_RETRY_UNSPECIFIED || f.GetTry() != "" {
+		return f // tenond's own words
+	}
+	switch f.GetCode() {
+	case tenonv1.ErrorCode_ERROR_CODE_UNAVAILABLE:
+		return a.unreachable(f, dialErr)
+	case tenonv1.ErrorCode_ERROR_CODE_UNSUPPORTED:
+		f.Try = "This tenond is older than tenonctl; compare the versions with tenonctl host show and tenonctl --version"
+	}
+	return f
+}
+
+func (a *app) unreachable(f *tenonv1.Failure, dialErr error) *tenonv1.Failure {
+	f.Message = "tenond cannot be reached at " + a.socket
+	f.Try = "See whether it runs with systemctl status tenond; another socket is named with --socket"
+	cause := syscall.Errno(0)
+	switch {
+	case errors.Is(dialErr, os.ErrPermission):
+		f.Try = "Run tenonctl as root, or as a member of the group that the configuration of tenond names"
+		cause = syscall.EACCES
+	case errors.As(dialErr, &cause):
+	case dialErr == nil && strings.Contains(f.GetMessage(), "error reading server preface"):
+		f.Try = "Run tenonctl as root, or as a member of the group that the configuration of tenond names"
+	}
+	if cause != 0 {
+		f.Message += ": " + cause.Error()
+	}
+	return f
+}
+
+// isAway reports whether err means that tenond went away or is not there, as
+// opposed to an answer of a tenond that is.
+func isAway(err error) bool {
+	st, ok := status.FromError(err)
+	return ok && st.Code() == codes.Unavailable && failure.Of(err).GetRetry() == tenonv1.Retry_RETRY_UNSPECIFIED
+}
+
+// newRequestID makes an id by which a request can be repeated safely.
+func newRequestID() string { return "ctl-" + strings.ToLower(rand.Text()) }
+
+// pages fetches every page of a listing.
+func pages[R interface{ GetNextPageToken() string }](fetch func(token string) (R, error), add func(R)) error {
+	for token := ""; ; {
+		page, err := fetch(token)
+		if err != nil {
+			return err
+		}
+		add(page)
+		if token = page.GetNextPageToken(); token == "" {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
+	"github.com/tenon-storage/tenon/cmd/tenonctl/show"
+)
+
+// meter shows how far work is. A bar moves on a terminal; elsewhere a line is
+// written now and then, so that logs stay short.
+type meter interface {
+	show(op *tenonv1.Operation)
+	bytes(what string, done, total int64)
+	away()
+	close() // may be repeated
+}
+
+func (a *app) meter() meter {
+	switch {
+	case a.quiet:
+		return quietMeter{}
+	case a.env.ErrIsTerminal:
+		return &bar{out: a.env.Err}
+	}
+	return &lines{out: a.env.Err, now: a.env.Now, began: a.env.Now()}
+}
+
+type quietMeter struct{}
+
+func (quietMeter) show(*tenonv1.Operation)    {}
+func (quietMeter) bytes(string, int64, int64) {}
+func (quietMeter) away()                      {}
+func (quietMeter) close()                     {}
+
+// linePause is how long work may go on before the first line, and after it
+// without another line.
+const linePause = 10 * time.Second
+
+// lines writes a line for each tenth of the bytes, and otherwise every linePause.
+// Work that is over before that is not worth a line.
+type lines struct {
+	out   io.Writer
+	now   func() time.Time
+	began time.Time // when the last line was due
+	tenth int64
+	gone  bool
+}
+
+func (l *lines) show(op *tenonv1.Operation) {
+	l.gone = false
+	what := op.GetKind() + " " + show.Short(op.GetSubject())
+	if step := op.GetStep(); step != "" {
+		what += ": " + step
+	}
+	l.progress(what, op.GetProgress())
+}
+
+func (l *lines) bytes(what string, done, total int64) {
+	l.progress(what, &tenonv1.Progress{Done: done, Total: total})
+}
+
+func (l *lines) progress(what string, p *tenonv1.Progress) {
+	due := l.now().Sub(l.began) >= linePause
+	if total := p.GetTotal(); total > 0 {
+		tenth := p.GetDone() * 10 / total
+		due = due || tenth > l.tenth
+		l.tenth = tenth
+	}
+	if !due {
+		return
+	}
+	l.began = l.now()
+	if text := show.Progress(p); text != "" {
+		what += ": " + text
+	}
+	fmt.Fprintln(l.out, what)
+}
+
+func (l *lines) away() {
+	if !l.gone {
+		fmt.Fprintln(l.out, "tenond went away; waiting for it to come back")
+	}
+	l.gone = true
+}
+
+func (l *lines) close() {}
+
+// bar is a bar on a terminal. It appears with the first progress.
+type bar struct {
+	out io.Writer
+
+	mu    sync.Mutex // guards what follows: mpb draws in a goroutine of its own
+	label string
+	all   *mpb.Progress
+	one   *mpb.Bar
+	total int64
+}
+
+func (b *bar) show(op *tenonv1.Operation) {
+	label := op.GetKind() + " " + show.Short(op.GetSubject())
+	if op.GetStep() != "" {
+		label += ": " + op.GetStep()
+	}
+	b.move(label, op.GetProgress().GetDone(), op.GetProgress().GetTotal())
+}
+
+func (b *bar) bytes(what string, done, total int64) { b.move(what, done, total) }
+
+func (b *bar) away() { b.setLabel("tenond went away; waiting for it to come back") }
+
+func (b *bar) setLabel(label string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.label = label
+}
+
+func (b *bar) move(label string, done, total int64) {
+	b.setLabel(label)
+	if b.all == nil {
+		b.start(total)
+	}
+	if total != b.total {
+		b.total = total
+		b.one.SetTotal(total, false)
+	}
+	b.one.SetCurrent(done)
+}
+
+func (b *bar) start(total int64) {
+	b.total = total
+	b.all = mpb.New(mpb.WithOutput(b.out), mpb.WithWidth(30), mpb.WithRefreshRate(150*time.Millisecond))
+	b.one = b.all.New(total, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
+		mpb.BarRemoveOnComplete(),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.label + " "
+		})),
+		mpb.AppendDecorators(decor.Any(counters), decor.Elapsed(decor.ET_STYLE_GO, decor.WC{W: 5})),
+	)
+}
+
+// counters shows the numbers behind the bar.
+func counters(s decor.Statistics) string {
+	text := show.Progress(&tenonv1.Progress{Done: s.Current, Total: max(0, s.Total)})
+	if text == "" {
+		return ""
+	}
+	return " " + text + " "
+}
+
+func (b *bar) close() {
+	if b.all == nil {
+		return
+	}
+	b.one.Abort(true)
+	b.all.Wait()
+	b.all = nil
+}

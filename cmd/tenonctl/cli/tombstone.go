@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
+	"github.com/tenon-storage/tenon/cmd/tenonctl/show"
+)
+
+// erases are the words of --erase.
+var erases = map[string]tenonv1.Erase{
+	"none": tenonv1.Erase_ERASE_NONE, "discard": tenonv1.Erase_ERASE_DISCARD, "zero": tenonv1.Erase_ERASE_ZERO,
+}
+
+func parseErase(text string) (tenonv1.Erase, error) {
+	way, ok := erases[text]
+	if !ok {
+		return 0, usagef("--erase %q: expected none, discard or zero", text)
+	}
+	return way, nil
+}
+
+func eraseFlag(cmd *cobra.Command, erase *string) {
+	cmd.Flags().StringVar(erase, "erase", "none", "what becomes of the bytes: none, discard or zero")
+	must(cmd.RegisterFlagCompletionFunc("erase", cobra.FixedCompletions([]string{"none", "discard", "zero"}, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// tombstone finds what the arguments name: DEVICE TOMBSTONE, or a URI that
+// exactly one tombstone had.
+func (a *app) tombstone(ctx context.Context, args []string) (device, id string, err error) {
+	if len(args) == 2 {
+		return deviceOf(args[0]), args[1], nil
+	}
+	was := show.Short(args[0])
+	device = deviceOf(was)
+	if !strings.Contains(was, "/") {
+		return "", "", usagef("%q names a device; name the tombstone too, or give the URI that was delinked", args[0])
+	}
+	all, err := a.allTombstones(ctx, device)
+	if err != nil {
+		return "", "", err
+	}
+	found := slices.DeleteFunc(slices.Clone(all.GetTombstones()), func(t *tenonv1.Tombstone) bool { return show.Short(t.GetWas()) != was })
+	switch len(found) {
+	case 1:
+		return device, found[0].GetId(), nil
+	case 0:
+		return "", "", failf(tenonv1.ErrorCode_ERROR_CODE_NOT_FOUND,
+			"See what there is with tenonctl volume list "+device+" --tombstones; what was not delinked yet is delinked with tenonctl "+nounOf(was)+" delink "+was,
+			"no tombstone of %s", was)
+	}
+	ids := make([]string, len(found))
+	for i, t := range found {
+		ids[i] = t.GetId()
+	}
+	return "", "", failf(tenonv1.ErrorCode_ERROR_CODE_INVALID,
+		"Name one of them: "+device+" "+strings.Join(ids, ", or "+device+" "),
+		"%d tombstones were %s", len(found), was)
+}
+
+func nounOf(uri string) string {
+	if strings.Contains(uri, "@") {
+		return "snapshot"
+	}
+	return "volume"
+}
