@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -43,6 +44,26 @@ var peers = map[string]func(t *testing.T) (peer, nbd.Options){
 	},
 	"qemu-storage-daemon qcow2": func(t *testing.T) (peer, nbd.Options) {
 		return storageDaemon(t, "qcow2", image(t, "qcow2", diskSize)), nbd.Options{Export: "vol"}
+	},
+	"our own server": func(t *testing.T) (peer, nbd.Options) {
+		p, _ := serve(t, newMemory(diskSize).export("disk"))
+		return p, nbd.Options{Export: "disk"}
+	},
+	"our own server, small requests": func(t *testing.T) (peer, nbd.Options) {
+		e := newMemory(diskSize).export("disk")
+		e.MinBlock, e.PreferredBlock, e.MaxPayload = 512, 512, 10*kib
+		p, _ := serve(t, e)
+		return p, nbd.Options{Export: "disk"}
+	},
+	"our own server in front of nbdkit": func(t *testing.T) (peer, nbd.Options) {
+		behind := dial(t, nbdkit(t, "memory", "64M"), nbd.Options{MetaContexts: []string{nbd.BaseAllocation}})
+		p, _ := serve(t, nbd.Export{
+			Name: "disk", Size: behind.Size(), Backend: behind,
+			Extents: func(ctx context.Context, off, length int64) iter.Seq2[nbd.Extent, error] {
+				return behind.Extents(ctx, nbd.BaseAllocation, off, length)
+			},
+		})
+		return p, nbd.Options{Export: "disk"}
 	},
 }
 

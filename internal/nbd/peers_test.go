@@ -38,14 +38,21 @@ func lacking(t *testing.T, tool string, err error) {
 // run runs a tool to its end and returns its stdout.
 func run(t *testing.T, tool string, args ...string) string {
 	t.Helper()
+	out, err := tryRun(t, tool, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// tryRun is run of a tool that may fail.
+func tryRun(t *testing.T, tool string, args ...string) (string, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	r, err := command.Run(ctx, command.Cmd{Path: tool, Args: args})
 	lacking(t, tool, err)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(r.Stdout)
+	return string(r.Stdout), err
 }
 
 // shortDir is a t.TempDir that does not spend a socket path's 107 bytes on the
