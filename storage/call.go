@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package storage
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/tenon-storage/tenon/internal/keylock"
+	"github.com/tenon-storage/tenon/primitives"
+)
+
+// call is one request to the driver: what Device does around it.
+type call struct {
+	name  string
+	uri   primitives.URI
+	op    primitives.Op
+	scope primitives.Scope // of the properties that op may carry, besides ScopeOp
+	keys  []keylock.Key    // locks; none for calls that only look
+	long  bool             // moves bytes: bounded by its progress, not in time
+	// args are the arguments by which a repeat of the same request id is known;
+	// empty: the id is not looked at.
+	args string
+	// again lets the driver answer a repeat, because the answer ages.
+	again bool
+}
+
+// lease is what a call holds: its locks, its context and its place among the
+// requests. A Reader or Writer keeps it after the call.
+type lease struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	limit  *time.Timer
+	alone  func() bool // stops listening for the device's end
+	unlock func()
+	flight *flight // nil: not replayed
+}
+
+// perform runs a call to its end. Whoever asks waits no longer than ctx; the
+// goroutine that runs the driver's method owns locks and request until the
+// driver returns, however late, so that nobody overlaps with it.
+func perform[T any](ctx context.Context, d *Device, c call, run func(context.Context, primitives.Op) (T, error)) (T, error) {
+	v, l, err := hold(ctx, d, c, run, func(T) {})
+	if l != nil {
+		l.end(d, v, nil)
+	}
+	return v, err
+}
+
+// do is perform for calls that answer nothing.
+func do(ctx context.Context, d *Device, c call, run func(context.Context, primitives.Op) error) error {
+	_, err := perform(ctx, d, c, func(ctx context.Context, op primitives.Op) (struct{}, error) { return struct{}{}, run(ctx, op) })
+	return err
+}
+
+// hold is perform for calls whose result goes on holding the lease. The lease is
+// nil when there is none to end: after an error, and when the answer is that of
+// an earlier request. discard takes a result back that came too late.
+func hold[T any](ctx context.Context, d *Device, c call, run func(context.Context, primitives.Op) (T, error), discard func(T)) (T, *lease, error) {
+	start := time.Now()
+	v, l, err := attempt(ctx, d, c, run, discard)
+	err = classify(c.name, c.uri, err)
+	d.stats.record(c.name, err, time.Since(start))
+	d.logFailure(ctx, c, err, time.Since(start))
+	return v, l, err
+}
+
+func attempt[T any](ctx context.Context, d *Device, c call, run func(context.Context, primitives.Op) (T, error), discard func(T)) (v T, l *lease, err error) {
+	if err := d.usable(ctx); err != nil {
+		return v, nil, err
+	}
+	op, err := d.effectiveOp(c)
+	if err != nil {
+		return v, nil, err
+	}
+	f, err := d.admit(ctx, c)
+	if err != nil {
+		return v, nil, err
+	}
+	if f != nil && f.place != nil && !c.again {
+		v, _ := f.answer.(T) // the zero value beside an error
+		return v, nil, f.err
+	}
+	return start(ctx, d, c, op, f, run, discard)
+}
+
+// admit finds the request's place among the others of its id; nil means that the
+// id is not looked at. It waits for a request of the same id and arguments.
+func (d *Device) admit(ctx context.Context, c call) (*flight, error) {
+	if c.op.ID == "" || c.args == "" {
+		return nil, nil
+	}
+	for {
+		f, own, err := d.replays.begin(c.op.ID, c.args)
+		if err != nil || own {
+			return f, err
+		}
+		again, err := f.join(ctx)
+		if err != nil || !again {
+			return f, err
+		}
+	}
+}
+
+type answer[T any] struct {
+	v   T
+	err error
+}
+
+// start takes the locks and runs the driver's method in a goroutine of its own.
+func start[T any](ctx context.Context, d *Device, c call, op primitives.Op, f *flight, run func(context.Context, primitives.Op) (T, error), discard func(T)) (v T, _ *lease, err error) {
+	l := &lease{unlock: func() {}, flight: f}
+	if f != nil && f.place != nil {
+		l.flight = nil // answered before, and asked again
+	}
+	if len(c.keys) > 0 {
+		r := Running{Op: c.name, URI: c.uri, ID: c.op.ID, Since: time.Now()}
+		if l.unlock, err = d.locks.lock(ctx, d.options.LockWait, r, c.keys); err != nil {
+			l.unlock = func() {}
+			l.end(d, nil, err)
+			return v, nil, err
+		}
+	}
+	d.bound(ctx, l, c.long)
+	op.Report = l.reporting(op.Report, d.limit(c.long))
+	done := make(chan answer[T], 1)
+	if !d.enter() {
+		l.end(d, nil, errClosed)
+		return v, nil, errClosed
+	}
+	go func() {
+		defer d.calls.Done()
+		v, err := protected(func() (T, error) { return run(l.ctx, op) })
+		if err = l.verdict(err); err != nil {
+			l.end(d, v, err)
+		}
+		done <- answer[T]{v, err}
+	}()
+	select {
+	case a := <-done:
+		return a.v, l.orNil(a.err), a.err
+	case <-l.ctx.Done():
+	}
+	return lastWord(d, l, done, discard)
+}
+
+// grace is how long a call whose context ended may still take to say how it
+// ended. A driver that keeps the contract needs less.
+const grace = 250 * time.Millisecond
+
+// lastWord waits for the driver's own answer to the end of the context, which is
+// worth more than ours, and leaves a driver that gives none to itself.
+func lastWord[T any](d *Device, l *lease, done <-chan answer[T], discard func(T)) (v T, _ *lease, _ error) {
+	t := time.NewTimer(grace)
+	defer t.Stop()
+	select {
+	case a := <-done:
+		return a.v, l.orNil(a.err), a.err
+	case <-t.C:
+	}
+	err := l.verdict(ended(l.ctx))
+	go func() { // ends when the driver does; d.calls counted it already
+		if a := <-done; a.err == nil {
+			discard(a.v)
+			l.end(d, a.v, nil)
+		}
+	}()
+	return v, nil, err
+}
+
+func (l *lease) orNil(err error) *lease {
+	if err != nil {
+		return nil // the runner ended it
+	}
+	return l
+}
+
+// limit returns the bound of a call that the caller did not bound.
+func (d *Device) limit(long bool) time.Duration {
+	if long {
+		return d.options.StallTimeout
+	}
+	return d.options.CallTimeout
+}
+
+// bound makes the call's context: it ends with the caller's, with the device,
+// and, where the caller gave no deadline, at the device's own limit. It is
+// cancelled by end alone, so a driver may tie a Reader or Writer to it.
+func (d *Device) bound(ctx context.Context, l *lease, long bool) {
+	l.ctx, l.cancel = context.WithCancelCause(ctx)
+	l.alone = context.AfterFunc(d.life, func() { l.cancel(errClosed) })
+	if _, bounded := ctx.Deadline(); !bounded {
+		l.limit = time.AfterFunc(d.limit(long), func() { l.cancel(errTimeout) })
+	}
+}
+
+// reporting passes progress on; each report of a long call gives it time again.
+func (l *lease) reporting(report func(primitives.Progress), limit time.Duration) func(primitives.Progress) {
+	return func(p primitives.Progress) {
+		if l.limit != nil {
+			l.limit.Reset(limit)
+		}
+		if report != nil {
+			report(p)
+		}
+	}
+}
+
+// answered ends the limit of a call whose result lives on.
+func (l *lease) answered() {
+	if l.limit != nil {
+		l.limit.Stop()
+	}
+}
+
+// verdict corrects what a driver makes of a context that we ended: it sees a
+// cancellation, but the caller cancelled nothing.
+func (l *lease) verdict(err error) error {
+	if err == nil || !errors.Is(err, context.Canceled) && primitives.CodeOf(err) != primitives.CodeCancelled {
+		return err
+	}
+	switch cause := context.Cause(l.ctx); cause {
+	case errTimeout, errClosed:
+		return &primitives.Error{Code: primitives.CodeUnavailable, Err: cause}
+	}
+	return err
+}
+
+// end gives everything back and tells the request's outcome to its repeats.
+func (l *lease) end(d *Device, answer any, err error) {
+	l.answered()
+	if l.cancel != nil {
+		l.alone()
+		l.cancel(nil)
+	}
+	l.unlock()
+	if l.flight != nil {
+		d.replays.finish(l.flight, answer, classify("", primitives.URI{}, err))
+	}
+}
+
+// logFailure logs what somebody should look at: defects, and devices that do not
+// answer. Everything else is the caller's to tell.
+func (d *Device) logFailure(ctx context.Context, c call, err error, took time.Duration) {
+	attrs := []any{"op", c.name, "uri", c.uri.Short(), "request", c.op.ID, "took", took, "err", err}
+	switch primitives.CodeOf(err) {
+	case primitives.CodeInternal:
+		if p, ok := errors.AsType[*panicError](err); ok {
+			attrs = append(attrs, "stack", string(p.stack))
+		}
+		d.options.Log.ErrorContext(ctx, "device call failed", attrs...)
+	case primitives.CodeUnavailable, primitives.CodeFenced:
+		d.options.Log.WarnContext(ctx, "device call failed", attrs...)
+	default:
+		d.options.Log.Log(ctx, slog.LevelDebug, "device call finished", attrs...)
+	}
+}

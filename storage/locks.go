@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package storage
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tenon-storage/tenon/internal/keylock"
+	"github.com/tenon-storage/tenon/primitives"
+)
+
+// A volume has two locks. "tree" stands for its existence and that of its
+// snapshots, "data" for its bytes and size; each snapshot has one of its own
+// below the tree's. So a long read of a snapshot hinders the delink of the
+// volume, but not the next snapshot.
+
+func treeKey(u primitives.URI, shared bool) keylock.Key {
+	return keylock.Key{Name: "tree " + u.Volume, Shared: shared}
+}
+
+func tombKey(id string) keylock.Key { return keylock.Key{Name: "tombstone " + id} }
+
+func mappingKey(id primitives.MappingID) keylock.Key {
+	return keylock.Key{Name: "mapping " + string(id)}
+}
+
+// reading are the locks of who needs u as it is.
+func reading(u primitives.URI) []keylock.Key { return touching(u, true) }
+
+// changing are the locks of who changes u's bytes or size, or makes it.
+func changing(u primitives.URI) []keylock.Key { return touching(u, false) }
+
+func touching(u primitives.URI, shared bool) []keylock.Key {
+	own := "data " + u.Volume
+	if u.IsSnapshot() {
+		own = "snapshot " + u.Volume + "@" + u.Snapshot
+	}
+	return []keylock.Key{treeKey(u, true), {Name: own, Shared: shared}}
+}
+
+// moving are the locks of who takes u out of the namespace or puts it there.
+func moving(u primitives.URI) []keylock.Key {
+	if u.IsSnapshot() {
+		return changing(u)
+	}
+	return []keylock.Key{treeKey(u, false), {Name: "data " + u.Volume}}
+}
+
+// Running is a call that is under way, or a Reader or Writer that is open.
+type Running struct {
+	Op    string
+	URI   primitives.URI
+	ID    string // of the request; may be empty
+	Since time.Time
+}
+
+func (r Running) blocker() primitives.Blocker {
+	if r.ID != "" {
+		return primitives.Blocker{Kind: "operation", Name: r.ID}
+	}
+	name := r.Op
+	if !r.URI.IsZero() {
+		name += " of " + r.URI.Short()
+	}
+	return primitives.Blocker{Kind: "operation", Name: name}
+}
+
+// locks are a device's locks with the names of their holders.
+type locks struct {
+	set keylock.Set
+
+	mu      sync.Mutex // guards holders
+	holders map[*Running][]keylock.Key
+}
+
+var errLockWait = errors.New("the lock was not free in time")
+
+// lock takes keys for r within wait and ctx. A lock that is not free in that
+// time is CodeConflict, with its holders as blockers. unlock may be repeated.
+func (l *locks) lock(ctx context.Context, wait time.Duration, r Running, keys []keylock.Key) (unlock func(), err error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, wait, errLockWait)
+	defer cancel()
+	release, err := l.set.Lock(waiting, keys...)
+	if err != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return nil, ended(ctx)
+		}
+		return nil, primitives.Errorf(primitives.CodeConflict, "another call holds it").By(l.holding(keys)...).
+			Trying("Repeat the request once that has ended")
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.holders == nil {
+		l.holders = make(map[*Running][]keylock.Key)
+	}
+	l.holders[&r] = keys
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		delete(l.holders, &r)
+		l.mu.Unlock()
+		release()
+	}), nil
+}
+
+// holding names who holds any of those keys in a way that excludes the asker.
+func (l *locks) holding(keys []keylock.Key) []primitives.Blocker {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var by []primitives.Blocker
+	for r, held := range l.holders {
+		if slices.ContainsFunc(held, func(h keylock.Key) bool { return excludes(h, keys) }) {
+			by = append(by, r.blocker())
+		}
+	}
+	slices.SortFunc(by, func(a, b primitives.Blocker) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return by
+}
+
+func excludes(held keylock.Key, keys []keylock.Key) bool {
+	return slices.ContainsFunc(keys, func(k keylock.Key) bool {
+		return k.Name == held.Name && !(k.Shared && held.Shared)
+	})
+}
+
+func (l *locks) running() []Running {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]Running, 0, len(l.holders))
+	for r := range l.holders {
+		out = append(out, *r)
+	}
+	slices.SortFunc(out, func(a, b Running) int { return a.Since.Compare(b.Since) })
+	return out
+}

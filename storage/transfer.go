@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package storage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"sync"
+	"time"
+
+	"github.com/tenon-storage/tenon/primitives"
+)
+
+const (
+	copyBlock   = 1 << 20 // bytes that are read and written at once
+	copyWorkers = 4       // where the target takes any order; bounds the buffers
+)
+
+var zeroBlock = make([]byte, copyBlock)
+
+// transfer moves the bytes of one copy.
+type transfer struct {
+	src     *Device
+	from    primitives.URI
+	r       primitives.Reader
+	w       primitives.Writer
+	tail    int64 // the target's size
+	fill    bool  // unwritten bytes of the target may not be zero
+	workers int
+	report  func(primitives.Progress)
+
+	mu   sync.Mutex // guards done
+	done int64
+
+	busy sync.WaitGroup // workers, which own their buffers
+}
+
+// block is a range to move, or one that is known to be zero.
+type block struct {
+	off, n int64
+	zero   bool
+}
+
+// run moves everything. It returns soon after ctx ends, even if the drivers
+// hang; their workers then end when the drivers do.
+func (t *transfer) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	blocks := make(chan block, t.workers)
+	for range t.workers {
+		t.busy.Go(func() {
+			if err := t.work(ctx, blocks); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	for b := range t.plan(ctx) {
+		select {
+		case blocks <- b:
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	close(blocks)
+	return t.wait(ctx)
+}
+
+// wait waits for the workers, not much longer than ctx.
+func (t *transfer) wait(ctx context.Context) error {
+	idle := make(chan struct{})
+	go func() { t.busy.Wait(); close(idle) }()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+		late := time.NewTimer(grace)
+		defer late.Stop()
+		select {
+		case <-idle:
+		case <-late.C:
+		}
+	}
+	if ctx.Err() == nil {
+		return nil
+	}
+	if cause, typed := errors.AsType[*primitives.Error](context.Cause(ctx)); typed {
+		return cause // a worker's, or the listing's
+	}
+	return ended(ctx)
+}
+
+// closeReader gives the source back once no worker uses it.
+func (t *transfer) closeReader() {
+	closed := make(chan struct{})
+	go func() {
+		t.busy.Wait()
+		_ = t.r.Close()
+		close(closed)
+	}()
+	late := time.NewTimer(grace)
+	defer late.Stop()
+	select {
+	case <-closed:
+	case <-late.C:
+	}
+}
+
+func (t *transfer) work(ctx context.Context, blocks <-chan block) error {
+	buf := make([]byte, copyBlock)
+	for b := range blocks {
+		if err := ended(ctx); err != nil {
+			return err
+		}
+		if err := t.move(b, buf); err != nil {
+			return err
+		}
+		t.advance(b.n)
+	}
+	return nil
+}
+
+// move copies one block, leaving out what is zero.
+func (t *transfer) move(b block, buf []byte) error {
+	if b.zero {
+		return t.zero(b)
+	}
+	n, err := t.r.ReadAt(buf[:b.n], b.off)
+	if int64(n) < b.n {
+		if err == nil || err == io.EOF {
+			err = classify("read-at", t.from, fmt.Errorf("%d of %d bytes at %d: %w", n, b.n, b.off, io.ErrUnexpectedEOF))
+		}
+		return err
+	}
+	if bytes.Equal(buf[:b.n], zeroBlock[:b.n]) {
+		return t.zero(b)
+	}
+	_, err = t.w.WriteAt(buf[:b.n], b.off)
+	return err
+}
+
+func (t *transfer) zero(b block) error {
+	if !t.fill {
+		return nil
+	}
+	return t.w.ZeroAt(b.off, b.n)
+}
+
+func (t *transfer) advance(n int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.done += n
+	if t.report != nil {
+		t.report(primitives.Progress{Done: t.done, Total: t.tail})
+	}
+}
+
+// plan yields the blocks of the whole target, in order: what the source says it
+// has, and everything else as zero. Where the source cannot say, or stops
+// saying, everything is read.
+func (t *transfer) plan(ctx context.Context) iter.Seq[block] {
+	return func(yield func(block) bool) {
+		at, size := int64(0), t.r.Size()
+		silent := !t.tellable(ctx)
+		if !silent {
+			for e, err := range t.extents(ctx) {
+				if err != nil {
+					silent = true // what came before is right
+					break
+				}
+				from, to := min(e.Off, size), min(e.Off+e.Len, size)
+				if !pieces(yield, at, from, true) || !pieces(yield, from, to, e.Kind == primitives.ExtentZero) {
+					return
+				}
+				at = to
+			}
+		}
+		if pieces(yield, at, size, !silent) {
+			pieces(yield, size, t.tail, true)
+		}
+	}
+}
+
+// pieces yields a range in blocks.
+func pieces(yield func(block) bool, from, to int64, zero bool) bool {
+	most := int64(copyBlock)
+	if zero {
+		most = 1 << 30 // needs no buffer
+	}
+	for from < to {
+		n := min(most, to-from)
+		if !yield(block{off: from, n: n, zero: zero}) {
+			return false
+		}
+		from += n
+	}
+	return true
+}
+
+// extents asks without locks of its own: the Reader has them, and a second set
+// could wait for somebody who waits for the first.
+func (t *transfer) extents(ctx context.Context) iter.Seq2[primitives.Extent, error] {
+	return t.src.facets.Delta.(deltaReader).extents(ctx, primitives.DeltaRequest{Target: t.from}, nil)
+}
+
+// tellable reports whether the extents told now are those of the bytes that the
+// Reader reads. They may not be when a guest, here or on another host, writes to
+// the volume meanwhile.
+func (t *transfer) tellable(ctx context.Context) bool {
+	if t.src.facets.Delta == nil {
+		return false
+	}
+	if t.from.IsSnapshot() || t.src.facets.Map == nil {
+		return true
+	}
+	if t.src.known(ctx).Caps.SharedAcrossHosts {
+		return false
+	}
+	mappings, err := t.src.facets.Map.Mappings(ctx)
+	for _, m := range mappings {
+		if m.URI == t.from && m.Active && m.Access == primitives.ReadWrite {
+			return false
+		}
+	}
+	return err == nil
+}
