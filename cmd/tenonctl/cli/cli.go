@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -102,9 +103,30 @@ const rootExample = `  tenonctl device add fast --driver dir -p path=/srv/fast
   tenonctl snapshot create fast/vm1 --name before-upgrade --domain web01 --freeze
   tenonctl copy fast/vm1@before-upgrade archive/vm1`
 
+// usage is cobra's template with our words: verbs, and no line that every
+// command shares.
+const usage = `Usage:
+  {{.UseLine}}{{if .HasExample}}
+
+Examples:
+{{.Example}}{{end}}{{if .HasAvailableSubCommands}}
+
+{{if .HasParent}}Verbs{{else}}Nouns{{end}}:{{range .Commands}}{{if or .IsAvailableCommand (eq .Name "help")}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}{{if .HasAvailableLocalFlags}}
+
+Flags:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableInheritedFlags}}
+
+Flags of every command:
+{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableSubCommands}}
+
+More with {{.CommandPath}} {{if .HasParent}}VERB{{else}}NOUN{{end}} --help.{{end}}
+`
+
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "tenonctl",
+		Use:           "tenonctl NOUN VERB",
+		Version:       version(),
 		Short:         "Manage storage and the disks of virtual machines on this host",
 		Long:          rootLong,
 		Example:       rootExample,
@@ -113,24 +135,45 @@ func (a *app) root() *cobra.Command {
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			return a.prepare(cmd)
 		},
-		RunE: missingVerb,
+		RunE:                  missingVerb,
+		Args:                  cobra.ArbitraryArgs,
+		DisableFlagsInUseLine: true,
 	}
 	socket := a.env.Getenv(socketVariable)
 	if socket == "" {
 		socket = DefaultSocket
 	}
 	flags := root.PersistentFlags()
-	flags.StringVarP(&a.output, "output", "o", "table", "how to print: table, json or yaml")
-	flags.StringVar(&a.socket, "socket", socket, "tenond's socket, or $"+socketVariable)
-	flags.DurationVar(&a.timeout, "timeout", 0, "give up after this time, such as 30s; 0: never")
+	flags.StringVarP(&a.output, "output", "o", "table", "how to print: `FORM` is table, json or yaml")
+	flags.StringVar(&a.socket, "socket", socket, "`PATH` of tenond's socket, or $"+socketVariable)
+	flags.DurationVar(&a.timeout, "timeout", 0, "give up after this `TIME`, such as 30s; 0: never")
 	flags.BoolVar(&a.async, "async", false, "do not wait for the end of the operation")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress")
-	flags.StringVar(&a.requestID, "request-id", "", "the id of this request; a repeat with the same id is the same operation")
+	flags.StringVar(&a.requestID, "request-id", "", "the `ID` of this request; a repeat with the same id is the same operation")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return err })
 	root.AddCommand(a.host(), a.driver(), a.device(), a.volume(), a.snapshot(), a.copy(), a.domain(), a.disk(), a.operation())
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp)))
-	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetUsageTemplate(usage)
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	tidy(root)
 	return root
+}
+
+// tidy sets what is alike for all commands.
+func tidy(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	for _, c := range cmd.Commands() {
+		tidy(c)
+	}
+}
+
+// version returns the version that the build recorded.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(unknown)"
+	}
+	return info.Main.Version
 }
 
 // prepare looks at the flags that all commands share.
@@ -154,7 +197,7 @@ func (a *app) prepare(cmd *cobra.Command) error {
 
 // noun returns the command that holds the verbs of one noun.
 func noun(name, short string, verbs ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: name, Short: short, RunE: missingVerb, Args: cobra.ArbitraryArgs}
+	cmd := &cobra.Command{Use: name + " VERB", Short: short, RunE: missingVerb, Args: cobra.ArbitraryArgs}
 	cmd.AddCommand(verbs...)
 	return cmd
 }
@@ -174,6 +217,7 @@ func missingVerb(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return usagef("%s needs a %s: %s", cmd.CommandPath(), what, strings.Join(verbs, ", "))
 	}
+	cmd.SuggestionsMinimumDistance = 2
 	near := ""
 	if guesses := cmd.SuggestionsFor(args[0]); len(guesses) > 0 {
 		near = "; did you mean " + strings.Join(guesses, " or ") + "?"

@@ -18,7 +18,7 @@ func (a *app) copy() *cobra.Command {
 			"in tenond when tenonctl ends, and after a restart of tenond.",
 		Example: "  tenonctl copy fast/vm1@before-upgrade archive/vm1\n" +
 			"  tenonctl copy fast/vm1 slow/vm1 --format qcow2 --async",
-		Args: cobra.ExactArgs(2), ValidArgsFunction: a.complete(a.objectURIs, a.deviceURIs),
+		Args: needs("SOURCE", "DESTINATION"), ValidArgsFunction: a.complete(a.objectURIs, a.deviceURIs),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		conn, err := a.conn()
@@ -29,6 +29,6 @@ func (a *app) copy() *cobra.Command {
 			RequestId: a.requestID, SourceUri: args[0], DestinationUri: args[1], Format: format,
 		})
 	})
-	formatFlag(cmd, &format, "", "the format of the new volume; empty: the device's default")
+	formatFlag(cmd, &format, "", "the `FORMAT` of the new volume; empty: the device's default")
 	return cmd
 }

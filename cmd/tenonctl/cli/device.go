@@ -33,13 +33,13 @@ type deviceFlags struct {
 }
 
 func (f *deviceFlags) addDriver(a *app, cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.driver, "driver", "", "the driver that speaks to the storage")
+	cmd.Flags().StringVar(&f.driver, "driver", "", "the `DRIVER` that speaks to the storage")
 	must(cmd.RegisterFlagCompletionFunc("driver", a.complete(a.driverNames)))
 }
 
 func (f *deviceFlags) addRemovals(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVar(&f.removeProperties, "remove-property", nil, "a property to remove; may be repeated")
-	cmd.Flags().StringArrayVar(&f.removeSecrets, "remove-secret", nil, "a secret to remove; may be repeated")
+	cmd.Flags().StringArrayVar(&f.removeProperties, "remove-property", nil, "the `key` of a property to remove; may be repeated")
+	cmd.Flags().StringArrayVar(&f.removeSecrets, "remove-secret", nil, "the `key` of a secret to remove; may be repeated")
 }
 
 func (f *deviceFlags) read(a *app) (map[string]string, map[string][]byte, error) {
@@ -61,7 +61,7 @@ func (a *app) deviceAdd() *cobra.Command {
 		Example: "  tenonctl device add fast --driver dir -p path=/srv/fast\n" +
 			"  tenonctl device add pool --driver rbd -p pool=vms --secret key=@/root/ceph.key\n" +
 			"  pass show ceph | tenonctl device add pool --driver rbd -p pool=vms --secret key=@-",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: needs("NAME"), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		props, secretValues, err := f.read(a)
@@ -91,7 +91,7 @@ func (a *app) deviceUpdate() *cobra.Command {
 		Example: "  tenonctl device update fast -p reserve=10G\n" +
 			"  tenonctl device update fast --remove-property reserve\n" +
 			"  tenonctl device update pool --secret key=@/root/new.key",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.deviceNames),
+		Args: needs("NAME"), ValidArgsFunction: a.complete(a.deviceNames),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		props, secretValues, err := f.read(a)
@@ -124,7 +124,7 @@ func (a *app) deviceValidate() *cobra.Command {
 			"changed. The exit code is 1 if anything but warnings was found.",
 		Example: "  tenonctl device validate fast --driver dir -p path=/srv/fast\n" +
 			"  tenonctl device validate fast -p reserve=10G",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.deviceNames),
+		Args: needs("NAME"), ValidArgsFunction: a.complete(a.deviceNames),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		props, secretValues, err := f.read(a)
@@ -177,7 +177,7 @@ func (a *app) allDevices(ctx context.Context) (*tenonv1.ListDevicesResponse, err
 
 func (a *app) deviceList() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the devices", Example: "  tenonctl device list", Args: cobra.NoArgs,
+		Use: "list", Short: "List the devices", Example: "  tenonctl device list", Args: needs(),
 		RunE: run(func(ctx context.Context, _ []string) error {
 			all, err := a.allDevices(ctx)
 			if err != nil {
@@ -192,7 +192,7 @@ func (a *app) deviceList() *cobra.Command {
 func (a *app) deviceShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show NAME", Short: "Show a device, its properties and what it can do", Example: "  tenonctl device show fast",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.deviceNames),
+		Args: needs("NAME"), ValidArgsFunction: a.complete(a.deviceNames),
 		RunE: run(func(ctx context.Context, args []string) error {
 			client, err := a.devices()
 			if err != nil {
@@ -210,7 +210,7 @@ func (a *app) deviceShow() *cobra.Command {
 func (a *app) deviceRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove NAME", Short: "Forget a device; its volumes stay where they are", Example: "  tenonctl device remove fast",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.deviceNames),
+		Args: needs("NAME"), ValidArgsFunction: a.complete(a.deviceNames),
 		RunE: run(func(ctx context.Context, args []string) error {
 			client, err := a.devices()
 			if err != nil {
@@ -226,7 +226,7 @@ func (a *app) deviceCheck() *cobra.Command {
 		Use: "check NAME", Short: "Look at a device anew and say what was found",
 		Long:    "Look at a device anew and say what was found. Nothing is changed. The exit code is 1 if anything\nis not in order.",
 		Example: "  tenonctl device check fast",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.deviceNames),
+		Args:    needs("NAME"), ValidArgsFunction: a.complete(a.deviceNames),
 		RunE: run(func(ctx context.Context, args []string) error {
 			client, err := a.devices()
 			if err != nil {

@@ -32,7 +32,7 @@ func (a *app) diskAttach() *cobra.Command {
 		Long: "Give a volume or snapshot to a domain as a disk: to the running domain, and to its definition so that\n" +
 			"the disk is there after the next start. A snapshot is always read-only.",
 		Example: "  tenonctl disk attach fast/vm1 web01\n  tenonctl disk attach fast/vm1@before-upgrade web01 --read-only",
-		Args:    cobra.ExactArgs(2), ValidArgsFunction: a.complete(a.objectURIs, a.domainNames),
+		Args:    needs("URI", "DOMAIN"), ValidArgsFunction: a.complete(a.objectURIs, a.domainNames),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		client, err := a.disks()
@@ -44,7 +44,7 @@ func (a *app) diskAttach() *cobra.Command {
 		})
 	})
 	cmd.Flags().BoolVar(&readOnly, "read-only", false, "let the domain only read")
-	cmd.Flags().StringVar(&bus, "bus", "", "virtio or scsi; empty: virtio")
+	cmd.Flags().StringVar(&bus, "bus", "", "`BUS` is virtio or scsi; empty: virtio")
 	must(cmd.RegisterFlagCompletionFunc("bus", cobra.FixedCompletions([]string{"virtio", "scsi"}, cobra.ShellCompDirectiveNoFileComp)))
 	return cmd
 }
@@ -56,7 +56,7 @@ func (a *app) diskDetach() *cobra.Command {
 		Long: "Take a disk from a domain. The disk is named by its id, its target such as vdb, or its volume's URI.\n" +
 			"The guest has to let go of it; when it does not in time the command fails, and the disk may yet go.",
 		Example: "  tenonctl disk detach web01 vdb\n  tenonctl disk detach web01 fast/vm1 --wait 2m",
-		Args:    cobra.ExactArgs(2), ValidArgsFunction: a.completeDisk(),
+		Args:    needs("DOMAIN", "DISK"), ValidArgsFunction: a.completeDisk(),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		client, err := a.disks()
@@ -67,7 +67,7 @@ func (a *app) diskDetach() *cobra.Command {
 			RequestId: a.requestID, Domain: args[0], Disk: args[1], Timeout: duration(wait),
 		})
 	})
-	cmd.Flags().DurationVar(&wait, "wait", 0, "how long the guest may take; 0: as tenond is configured")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "the `TIME` that the guest may take; 0: as tenond is configured")
 	return cmd
 }
 
@@ -85,7 +85,7 @@ func (a *app) allDisks(ctx context.Context, domain string) (*tenonv1.ListDisksRe
 func (a *app) diskList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list DOMAIN", Short: "List the disks of a domain, tenon's and others", Example: "  tenonctl disk list web01",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.domainNames),
+		Args: needs("DOMAIN"), ValidArgsFunction: a.complete(a.domainNames),
 		RunE: run(func(ctx context.Context, args []string) error {
 			all, err := a.allDisks(ctx, args[0])
 			if err != nil {
@@ -102,7 +102,7 @@ func (a *app) diskResize() *cobra.Command {
 		Use: "resize DOMAIN DISK --size SIZE", Short: "Grow a disk and make the domain see it",
 		Long:    "Grow the volume of a disk and make the running domain see it. The disk is named by its id, its target\nsuch as vdb, or its volume's URI.",
 		Example: "  tenonctl disk resize web01 vdb --size 40G",
-		Args:    cobra.ExactArgs(2), ValidArgsFunction: a.completeDisk(),
+		Args:    needs("DOMAIN", "DISK"), ValidArgsFunction: a.completeDisk(),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		client, err := a.disks()

@@ -15,7 +15,7 @@ func (a *app) domain() *cobra.Command {
 	return noun("domain", "Virtual machines of this host",
 		&cobra.Command{
 			Use: "list", Short: "List the domains", Example: "  tenonctl domain list",
-			Args: cobra.NoArgs, RunE: run(func(ctx context.Context, _ []string) error {
+			Args: needs(), RunE: run(func(ctx context.Context, _ []string) error {
 				all, err := a.allDomains(ctx)
 				if err != nil {
 					return err
@@ -25,7 +25,7 @@ func (a *app) domain() *cobra.Command {
 		},
 		&cobra.Command{
 			Use: "show DOMAIN", Short: "Show a domain, what can be done to it, and its disks", Example: "  tenonctl domain show web01",
-			Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.domainNames),
+			Args: needs("DOMAIN"), ValidArgsFunction: a.complete(a.domainNames),
 			RunE: run(func(ctx context.Context, args []string) error { return a.domainShow(ctx, args[0]) }),
 		},
 	)

@@ -20,17 +20,17 @@ func (a *app) driver() *cobra.Command {
 	return noun("driver", "The kinds of storage that tenond can use",
 		&cobra.Command{
 			Use: "list", Short: "List the drivers", Example: "  tenonctl driver list",
-			Args: cobra.NoArgs, RunE: run(func(ctx context.Context, _ []string) error { return a.driverList(ctx) }),
+			Args: needs(), RunE: run(func(ctx context.Context, _ []string) error { return a.driverList(ctx) }),
 		},
 		&cobra.Command{
 			Use: "show DRIVER", Short: "Show a driver and its properties", Example: "  tenonctl driver show dir",
-			Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.driverNames),
+			Args: needs("DRIVER"), ValidArgsFunction: a.complete(a.driverNames),
 			RunE: run(func(ctx context.Context, args []string) error { return a.driverShow(ctx, args[0]) }),
 		},
 		&cobra.Command{
 			Use: "schema DRIVER", Short: "Print a driver's properties as JSON Schema (2020-12)",
 			Example: "  tenonctl driver schema dir > dir.schema.json",
-			Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.driverNames),
+			Args:    needs("DRIVER"), ValidArgsFunction: a.complete(a.driverNames),
 			RunE: run(func(ctx context.Context, args []string) error { return a.driverSchema(ctx, args[0]) }),
 		},
 	)

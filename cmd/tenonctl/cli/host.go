@@ -15,7 +15,7 @@ func (a *app) host() *cobra.Command {
 		Use:     "show",
 		Short:   "Show the host, its hypervisors and tenond",
 		Example: "  tenonctl host show\n  tenonctl host show -o json",
-		Args:    cobra.NoArgs,
+		Args:    needs(),
 		RunE: run(func(ctx context.Context, _ []string) error {
 			conn, err := a.conn()
 			if err != nil {

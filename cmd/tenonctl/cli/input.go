@@ -129,8 +129,41 @@ func deviceOf(uri string) string {
 
 // propertyFlags adds -p and, for a device, --secret.
 func propertyFlags(cmd *cobra.Command, props, secretValues *[]string) {
-	cmd.Flags().StringArrayVarP(props, "property", "p", nil, "a property as key=value; may be repeated")
+	cmd.Flags().StringArrayVarP(props, "property", "p", nil, "a property as `key=value`; may be repeated")
 	if secretValues != nil {
-		cmd.Flags().StringArrayVar(secretValues, "secret", nil, "a secret as key=@FILE, or key=@- for standard input; may be repeated")
+		cmd.Flags().StringArrayVar(secretValues, "secret", nil, "a secret as `key=@FILE`, or key=@- for standard input; may be repeated")
+	}
+}
+
+// needs takes exactly the arguments named.
+func needs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == len(names):
+			return nil
+		case len(args) > len(names):
+			return usagef("%s takes no %q", cmd.CommandPath(), strings.Join(args[len(names):], " "))
+		}
+		return usagef("%s needs %s", cmd.CommandPath(), strings.Join(names[len(args):], " and "))
+	}
+}
+
+// atMost takes the argument named or none.
+func atMost(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) <= 1 {
+			return nil
+		}
+		return needs(name)(cmd, args)
+	}
+}
+
+// oneOf takes one argument in one form, or two in another.
+func oneOf(one, two string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 1 || len(args) == 2 {
+			return nil
+		}
+		return usagef("%s needs %s, or %s", cmd.CommandPath(), one, two)
 	}
 }

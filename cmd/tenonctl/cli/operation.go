@@ -52,7 +52,7 @@ func (a *app) operationList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list [--state STATE]... [--kind KIND] [--subject URI]", Short: "List operations, the newest first",
 		Example: "  tenonctl operation list --state running\n  tenonctl operation list --kind volume --subject fast/vm1",
-		Args:    cobra.NoArgs,
+		Args:    needs(),
 	}
 	cmd.RunE = run(func(ctx context.Context, _ []string) error {
 		filter := &tenonv1.ListOperationsRequest{Kind: kind, Subject: subject}
@@ -70,9 +70,9 @@ func (a *app) operationList() *cobra.Command {
 		return a.printList(all, len(all.GetOperations()), "no operations",
 			func() string { return a.style.Operations(all.GetOperations(), a.env.Now()) })
 	})
-	cmd.Flags().StringSliceVar(&states, "state", nil, "only operations in these states: running, succeeded, failed, cancelled")
-	cmd.Flags().StringVar(&kind, "kind", "", "only operations of this kind, such as volume.create or volume")
-	cmd.Flags().StringVar(&subject, "subject", "", "only operations on this subject")
+	cmd.Flags().StringSliceVar(&states, "state", nil, "only operations in this `STATE`: running, succeeded, failed, cancelled")
+	cmd.Flags().StringVar(&kind, "kind", "", "only operations of this `KIND`, such as volume.create or volume")
+	cmd.Flags().StringVar(&subject, "subject", "", "only operations on this `URI`")
 	must(cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{"running", "succeeded", "failed", "cancelled"}, cobra.ShellCompDirectiveNoFileComp)))
 	return cmd
 }
@@ -80,7 +80,7 @@ func (a *app) operationList() *cobra.Command {
 func (a *app) operationShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show ID", Short: "Show an operation", Example: "  tenonctl operation show 0193a1b2c3d4-k5l6m7n8",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.operationIDs),
+		Args: needs("ID"), ValidArgsFunction: a.complete(a.operationIDs),
 		RunE: run(func(ctx context.Context, args []string) error {
 			op, err := a.getOperation(ctx, args[0])
 			if err != nil {
@@ -105,7 +105,7 @@ func (a *app) operationWait() *cobra.Command {
 		Use: "wait ID", Short: "Wait for the end of an operation",
 		Long:    "Wait for the end of an operation and print what came of it. The exit code is 1 if it did not succeed.",
 		Example: "  tenonctl operation wait 0193a1b2c3d4-k5l6m7n8 --timeout 10m",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.runningIDs),
+		Args:    needs("ID"), ValidArgsFunction: a.complete(a.runningIDs),
 		RunE: run(func(ctx context.Context, args []string) error {
 			op, err := a.getOperation(ctx, args[0])
 			if err != nil {
@@ -121,7 +121,7 @@ func (a *app) operationCancel() *cobra.Command {
 		Use: "cancel ID", Short: "End an operation and take back what it did",
 		Long:    "End an operation, take back what it did, and wait until that is done. An operation that came to its end\nbefore stays as it is.",
 		Example: "  tenonctl operation cancel 0193a1b2c3d4-k5l6m7n8",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.runningIDs),
+		Args:    needs("ID"), ValidArgsFunction: a.complete(a.runningIDs),
 		RunE: run(func(ctx context.Context, args []string) error { return a.cancelOperation(ctx, args[0]) }),
 	}
 }
@@ -150,7 +150,7 @@ func (a *app) operationWatch() *cobra.Command {
 		Long: "Print a line for each change of an operation until its end, or of all operations until interrupted.\n" +
 			"With -o json each line is an object.",
 		Example: "  tenonctl operation watch\n  tenonctl operation watch -o json | jq -r .state",
-		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: a.complete(a.runningIDs),
+		Args:    atMost("ID"), ValidArgsFunction: a.complete(a.runningIDs),
 		RunE: run(func(ctx context.Context, args []string) error {
 			id := ""
 			if len(args) == 1 {

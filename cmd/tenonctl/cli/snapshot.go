@@ -56,8 +56,8 @@ func (a *app) snapshotCreate() *cobra.Command {
 			RequestId: a.requestID, VolumeUris: args, Name: name, Domain: domain, Freeze: freeze,
 		})
 	})
-	cmd.Flags().StringVar(&name, "name", "", "the snapshot's name; empty: made from the time")
-	cmd.Flags().StringVar(&domain, "domain", "", "the domain that uses the volumes")
+	cmd.Flags().StringVar(&name, "name", "", "the snapshot's `NAME`; empty: made from the time")
+	cmd.Flags().StringVar(&domain, "domain", "", "the `DOMAIN` that uses the volumes")
 	cmd.Flags().BoolVar(&freeze, "freeze", false, "freeze the domain's file systems meanwhile")
 	must(cmd.RegisterFlagCompletionFunc("domain", a.complete(a.domainNames)))
 	return cmd
@@ -78,7 +78,7 @@ func (a *app) snapshotList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list URI | list DEVICE", Short: "List the snapshots of a volume or of a device",
 		Example: "  tenonctl snapshot list fast/vm1\n  tenonctl snapshot list fast",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.volumeURIs),
+		Args:    needs("URI or DEVICE"), ValidArgsFunction: a.complete(a.volumeURIs),
 		RunE: run(func(ctx context.Context, args []string) error {
 			all, err := a.allSnapshots(ctx, args[0])
 			if err != nil {
@@ -93,7 +93,7 @@ func (a *app) snapshotList() *cobra.Command {
 func (a *app) snapshotShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show URI", Short: "Show a snapshot", Example: "  tenonctl snapshot show fast/vm1@before-upgrade",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.snapshotURIs),
+		Args: needs("URI"), ValidArgsFunction: a.complete(a.snapshotURIs),
 		RunE: run(func(ctx context.Context, args []string) error {
 			client, err := a.snapshots()
 			if err != nil {
@@ -113,7 +113,7 @@ func (a *app) snapshotRevert() *cobra.Command {
 		Use: "revert URI", Short: "Give a volume the content and size of its snapshot",
 		Long:    "Give a volume the content and size of its snapshot. What was written since is lost; the volume must not\nbe in use.",
 		Example: "  tenonctl snapshot revert fast/vm1@before-upgrade",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.snapshotURIs),
+		Args:    needs("URI"), ValidArgsFunction: a.complete(a.snapshotURIs),
 		RunE: run(func(ctx context.Context, args []string) error {
 			client, err := a.snapshots()
 			if err != nil {
@@ -130,7 +130,7 @@ func (a *app) snapshotDelink() *cobra.Command {
 		Use: "delink URI [--keep TIME]", Short: "Take a snapshot away and keep its data as a tombstone",
 		Long:    "Take a snapshot out of sight and keep its data as a tombstone, which tenonctl volume relink brings back.",
 		Example: "  tenonctl snapshot delink fast/vm1@before-upgrade",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.snapshotURIs),
+		Args:    needs("URI"), ValidArgsFunction: a.complete(a.snapshotURIs),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		client, err := a.snapshots()
@@ -139,7 +139,7 @@ func (a *app) snapshotDelink() *cobra.Command {
 		}
 		return change(ctx, a, client.DelinkSnapshot, &tenonv1.DelinkSnapshotRequest{RequestId: a.requestID, Uri: args[0], Keep: duration(keep)})
 	})
-	cmd.Flags().DurationVar(&keep, "keep", 0, "how long the data should be kept; 0: until it is destroyed by hand")
+	cmd.Flags().DurationVar(&keep, "keep", 0, "the `TIME` for which the data should be kept; 0: until it is destroyed by hand")
 	return cmd
 }
 
@@ -148,7 +148,7 @@ func (a *app) snapshotDestroy() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "destroy URI | destroy DEVICE TOMBSTONE", Short: "Release a delinked snapshot's data for ever",
 		Example: "  tenonctl snapshot destroy fast/vm1@before-upgrade",
-		Args:    cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeTombstone(),
+		Args:    oneOf("URI", "DEVICE TOMBSTONE"), ValidArgsFunction: a.completeTombstone(),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		way, err := parseErase(erase)

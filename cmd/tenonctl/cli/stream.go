@@ -30,13 +30,13 @@ func (a *app) volumeRead() *cobra.Command {
 			"whatever their format on the device. A file that is made stays sparse where the volume is.",
 		Example: "  tenonctl volume read fast/vm1@before-upgrade --output vm1.img\n" +
 			"  tenonctl volume read fast/vm1 --length 1M | file -",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.objectURIs),
+		Args: needs("URI"), ValidArgsFunction: a.complete(a.objectURIs),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		return a.read(ctx, &tenonv1.ReadVolumeRequest{Uri: args[0], Offset: int64(offset), Length: int64(length)}, output)
 	})
 	// Here -o names a file: raw bytes have no table and no JSON.
-	cmd.Flags().StringVarP(&output, "output", "o", "", "the file to write; empty or -: standard output")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "the `FILE` to write; empty or -: standard output")
 	must(cmd.MarkFlagFilename("output"))
 	cmd.Flags().Var(&offset, "offset", "the first byte")
 	cmd.Flags().Var(&length, "length", "how many bytes; not given: to the end")
@@ -200,12 +200,12 @@ func (a *app) volumeWrite() *cobra.Command {
 			"nothing. If the writing does not come to its end the volume is incomplete, and says so.",
 		Example: "  tenonctl volume write fast/vm1 --input debian-12.raw\n" +
 			"  zstdcat vm1.img.zst | tenonctl volume write fast/vm1",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.volumeURIs),
+		Args: needs("URI"), ValidArgsFunction: a.complete(a.volumeURIs),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		return a.write(ctx, args[0], int64(offset), input)
 	})
-	cmd.Flags().StringVar(&input, "input", "", "the file to read; empty or -: standard input")
+	cmd.Flags().StringVar(&input, "input", "", "the `FILE` to read; empty or -: standard input")
 	must(cmd.MarkFlagFilename("input"))
 	cmd.Flags().Var(&offset, "offset", "where the first byte goes")
 	return cmd

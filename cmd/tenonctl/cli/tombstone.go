@@ -27,7 +27,7 @@ func parseErase(text string) (tenonv1.Erase, error) {
 }
 
 func eraseFlag(cmd *cobra.Command, erase *string) {
-	cmd.Flags().StringVar(erase, "erase", "none", "what becomes of the bytes: none, discard or zero")
+	cmd.Flags().StringVar(erase, "erase", "none", "what becomes of the bytes: `WAY` is none, discard or zero")
 	must(cmd.RegisterFlagCompletionFunc("erase", cobra.FixedCompletions([]string{"none", "discard", "zero"}, cobra.ShellCompDirectiveNoFileComp)))
 }
 

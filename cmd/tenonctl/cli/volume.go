@@ -35,7 +35,7 @@ func (a *app) volumeImport() *cobra.Command {
 			"already become tenon's. Nothing is probed: the format is what you say, raw unless --format says otherwise.",
 		Example: "  tenonctl volume import fast/vm1 --from /srv/fast/vm1.img\n" +
 			"  tenonctl volume import fast/vm2 --from /srv/fast/vm2.qcow2 --format qcow2",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.deviceURIs),
+		Args: needs("URI"), ValidArgsFunction: a.complete(a.deviceURIs),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		path, err := filepath.Abs(from)
@@ -48,10 +48,10 @@ func (a *app) volumeImport() *cobra.Command {
 		}
 		return change(ctx, a, client.ImportVolume, &tenonv1.ImportVolumeRequest{RequestId: a.requestID, Uri: args[0], Path: path, Format: format})
 	})
-	cmd.Flags().StringVar(&from, "from", "", "the image's path on this host")
+	cmd.Flags().StringVar(&from, "from", "", "the image's `PATH` on this host")
 	must(cmd.MarkFlagRequired("from"))
 	must(cmd.MarkFlagFilename("from"))
-	formatFlag(cmd, &format, "raw", "the image's format: raw or qcow2")
+	formatFlag(cmd, &format, "raw", "the image's `FORMAT`: raw or qcow2")
 	return cmd
 }
 
@@ -70,7 +70,7 @@ func (a *app) volumeCreate() *cobra.Command {
 		Short: "Make an empty volume",
 		Example: "  tenonctl volume create fast/vm1 --size 20G\n" +
 			"  tenonctl volume create fast/vm2 --size 20G --format qcow2",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.deviceURIs),
+		Args: needs("URI"), ValidArgsFunction: a.complete(a.deviceURIs),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		properties, err := properties(props)
@@ -87,7 +87,7 @@ func (a *app) volumeCreate() *cobra.Command {
 	})
 	cmd.Flags().Var(&bytes, "size", "the volume's size, such as 20G or 512Mi")
 	must(cmd.MarkFlagRequired("size"))
-	formatFlag(cmd, &format, "", "the format of its bytes; empty: the device's default")
+	formatFlag(cmd, &format, "", "the `FORMAT` of its bytes; empty: the device's default")
 	propertyFlags(cmd, &props, nil)
 	return cmd
 }
@@ -120,7 +120,7 @@ func (a *app) volumeList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list DEVICE [--prefix TEXT | --tombstones]", Short: "List the volumes of a device, or what was delinked on it",
 		Example: "  tenonctl volume list fast\n  tenonctl volume list fast --tombstones",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.deviceNames),
+		Args:    needs("DEVICE"), ValidArgsFunction: a.complete(a.deviceNames),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		device := deviceOf(args[0])
@@ -140,7 +140,7 @@ func (a *app) volumeList() *cobra.Command {
 			func() string { return a.style.Volumes(all.GetVolumes()) })
 	})
 	cmd.Flags().BoolVar(&tombstones, "tombstones", false, "list delinked volumes and snapshots instead")
-	cmd.Flags().StringVar(&prefix, "prefix", "", "only names that begin so")
+	cmd.Flags().StringVar(&prefix, "prefix", "", "only names that begin with `TEXT`")
 	cmd.MarkFlagsMutuallyExclusive("tombstones", "prefix")
 	return cmd
 }
@@ -148,7 +148,7 @@ func (a *app) volumeList() *cobra.Command {
 func (a *app) volumeShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show URI", Short: "Show a volume", Example: "  tenonctl volume show fast/vm1",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.volumeURIs),
+		Args: needs("URI"), ValidArgsFunction: a.complete(a.volumeURIs),
 		RunE: run(func(ctx context.Context, args []string) error {
 			client, err := a.volumes()
 			if err != nil {
@@ -169,7 +169,7 @@ func (a *app) volumeResize() *cobra.Command {
 		Use: "resize URI --size SIZE", Short: "Set a volume's size",
 		Long:    "Set a volume's size. A volume that a domain has as a disk is resized with tenonctl disk resize.",
 		Example: "  tenonctl volume resize fast/vm1 --size 40G",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.volumeURIs),
+		Args:    needs("URI"), ValidArgsFunction: a.complete(a.volumeURIs),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		client, err := a.volumes()
@@ -192,7 +192,7 @@ func (a *app) volumeClone() *cobra.Command {
 		Short: "Make a writable volume from a volume or snapshot of the same device",
 		Example: "  tenonctl volume clone fast/golden fast/vm1\n" +
 			"  tenonctl volume clone fast/vm1@before-upgrade fast/vm1-test --full",
-		Args: cobra.ExactArgs(2), ValidArgsFunction: a.complete(a.objectURIs, a.deviceURIs),
+		Args: needs("SOURCE", "DESTINATION"), ValidArgsFunction: a.complete(a.objectURIs, a.deviceURIs),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		properties, err := properties(props)
@@ -219,7 +219,7 @@ func (a *app) volumeDelink() *cobra.Command {
 		Use: "delink URI [--keep TIME]", Short: "Take a volume away and keep its data as a tombstone",
 		Long:    "Take a volume out of sight and keep its data as a tombstone, which relink brings back and destroy\nreleases. Nothing is destroyed by itself, whatever --keep says.",
 		Example: "  tenonctl volume delink fast/vm1\n  tenonctl volume delink fast/vm1 --keep 720h",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(a.volumeURIs),
+		Args:    needs("URI"), ValidArgsFunction: a.complete(a.volumeURIs),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		client, err := a.volumes()
@@ -228,7 +228,7 @@ func (a *app) volumeDelink() *cobra.Command {
 		}
 		return change(ctx, a, client.DelinkVolume, &tenonv1.DelinkVolumeRequest{RequestId: a.requestID, Uri: args[0], Keep: duration(keep)})
 	})
-	cmd.Flags().DurationVar(&keep, "keep", 0, "how long the data should be kept; 0: until it is destroyed by hand")
+	cmd.Flags().DurationVar(&keep, "keep", 0, "the `TIME` for which the data should be kept; 0: until it is destroyed by hand")
 	return cmd
 }
 
@@ -239,7 +239,7 @@ func (a *app) volumeRelink() *cobra.Command {
 		Long: "Bring a delinked volume or snapshot back, named by the URI that it had or, where several had it, by\n" +
 			"device and tombstone as tenonctl volume list DEVICE --tombstones shows them.",
 		Example: "  tenonctl volume relink fast/vm1\n  tenonctl volume relink fast 01j9x2 --as fast/vm1-old",
-		Args:    cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeTombstone(),
+		Args:    oneOf("URI", "DEVICE TOMBSTONE"), ValidArgsFunction: a.completeTombstone(),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		device, id, err := a.tombstone(ctx, args)
@@ -252,7 +252,7 @@ func (a *app) volumeRelink() *cobra.Command {
 		}
 		return change(ctx, a, client.RelinkVolume, &tenonv1.RelinkVolumeRequest{RequestId: a.requestID, Device: device, TombstoneId: id, Uri: as})
 	})
-	cmd.Flags().StringVar(&as, "as", "", "the URI that it gets; empty: the one that it had")
+	cmd.Flags().StringVar(&as, "as", "", "the `URI` that it gets; empty: the one that it had")
 	return cmd
 }
 
@@ -264,7 +264,7 @@ func (a *app) volumeDestroy() *cobra.Command {
 			"where several had it, by device and tombstone. A volume that was not delinked cannot be destroyed.",
 		Example: "  tenonctl volume delink fast/vm1 && tenonctl volume destroy fast/vm1\n" +
 			"  tenonctl volume destroy fast 01j9x2 --erase zero",
-		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeTombstone(),
+		Args: oneOf("URI", "DEVICE TOMBSTONE"), ValidArgsFunction: a.completeTombstone(),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		way, err := parseErase(erase)

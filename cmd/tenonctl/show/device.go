@@ -120,7 +120,11 @@ func Driver(d *tenonv1.Driver) string {
 	sh.add("driver", d.GetName())
 	sh.add("version", d.GetVersion())
 	sh.add("summary", oneLine(d.GetSummary()))
-	sh.add("contract", fmt.Sprintf("%d to %d", d.GetContractMin(), d.GetContractMax()))
+	contract := fmt.Sprint(d.GetContractMax())
+	if d.GetContractMin() != d.GetContractMax() {
+		contract = fmt.Sprintf("%d to %d", d.GetContractMin(), d.GetContractMax())
+	}
+	sh.add("contract", contract)
 	t := table{header: []string{"PROPERTY", "TYPE", "ON", "DEFAULT", "CHANGES", "MEANING"}}
 	for _, p := range d.GetProperties() {
 		t.add(p.GetName(), propertyType(p), scopes(p), propertyDefault(p), word(p.GetMutability()), oneLine(p.GetHelp()))

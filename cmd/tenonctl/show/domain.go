@@ -65,7 +65,7 @@ func Disks(disks []*tenonv1.Disk) string {
 		if d.GetSizeBytes() > 0 {
 			size = Size(d.GetSizeBytes())
 		}
-		t.add(or(d.GetId()), or(d.GetTarget()), or(Short(d.GetUri())), size, or(d.GetBus()), word(d.GetAccess()), where(d), source(d.GetSource()))
+		t.add(or(d.GetId()), or(d.GetTarget()), or(Short(d.GetUri())), size, or(d.GetBus()), access(d), where(d), source(d.GetSource()))
 	}
 	return t.String()
 }
@@ -81,7 +81,7 @@ func Disk(d *tenonv1.Disk) string {
 		sh.add("size", ExactSize(d.GetSizeBytes()))
 	}
 	sh.add("bus", or(d.GetBus()))
-	sh.add("access", word(d.GetAccess()))
+	sh.add("access", access(d))
 	sh.add("where", where(d))
 	sh.add("source", source(d.GetSource()))
 	sh.addList("backing", d.GetSource().GetBackingPaths())
@@ -122,3 +122,5 @@ func source(s *tenonv1.DiskSource) string {
 	}
 	return or(s.GetPath())
 }
+
+func access(d *tenonv1.Disk) string { return strings.ReplaceAll(word(d.GetAccess()), " ", "-") }

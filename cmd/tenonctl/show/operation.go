@@ -120,7 +120,7 @@ func Outcome(op *tenonv1.Operation) string {
 	case *tenonv1.Operation_Disk:
 		return diskOutcome(r.Disk, done)
 	}
-	return strings.TrimSpace(Short(op.GetSubject())+" "+done) + "\n"
+	return strings.TrimSpace(gone[op.GetKind()]+" "+Short(op.GetSubject())+" "+done) + "\n"
 }
 
 // past says in the past tense what an operation of a kind did.
@@ -131,6 +131,9 @@ var past = map[string]string{
 	"snapshot.create": "created", "snapshot.revert": "reverted", "transfer.copy": "copied",
 	"disk.attach": "attached", "disk.detach": "detached", "disk.resize": "resized",
 }
+
+// gone names what an operation without a result took away.
+var gone = map[string]string{"device.remove": "device", "volume.destroy": "tombstone", "disk.detach": "disk"}
 
 func volumeFacts(v *tenonv1.Volume) string {
 	return fmt.Sprintf("%s (%s %s)", Short(v.GetUri()), Size(v.GetSizeBytes()), v.GetFormat())
@@ -164,7 +167,7 @@ var levels = map[tenonv1.SnapshotLevel]string{
 func diskOutcome(d *tenonv1.Disk, done string) string {
 	text := fmt.Sprintf("disk %s %s", or(d.GetId()), done)
 	if done == "attached" {
-		text += fmt.Sprintf(" to %s as %s (%s, %s)", d.GetDomain(), or(d.GetTarget()), word(d.GetAccess()), where(d))
+		text += fmt.Sprintf(" to %s as %s (%s, %s)", d.GetDomain(), or(d.GetTarget()), access(d), where(d))
 	} else if d.GetSizeBytes() > 0 {
 		text += " to " + Size(d.GetSizeBytes())
 	}
