@@ -55,7 +55,7 @@ func (d *Device) offload(ctx context.Context, from primitives.URI, dst *Device, 
 	if !slices.Contains(peers, backend) && !slices.Contains(peers, dst.driver.Name) {
 		return primitives.Object{}, none
 	}
-	c := call{name: "receive", uri: to, op: r.Op, scope: primitives.ScopeVolume, long: true, keys: moving(to),
+	c := call{name: "receive", uri: to, op: r.Op, scope: primitives.ScopeVolume, long: true, keys: naming(to),
 		args: arguments(r.Op, "receive %s from %s", to.Short(), from.Short())}
 	if err := dst.volume("destination", to); err != nil {
 		return primitives.Object{}, dst.refuse(c.name, to, err)

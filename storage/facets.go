@@ -107,7 +107,7 @@ func (s snapshotter) Settle(ctx context.Context, vols []primitives.URI, name str
 
 // Revert holds the whole tree: later snapshots may be at stake.
 func (s snapshotter) Revert(ctx context.Context, vol primitives.URI, snap string, op primitives.Op) (primitives.Object, error) {
-	c := call{name: "revert", uri: vol, op: op, long: true, keys: moving(vol), args: arguments(op, "revert %s to %s", vol.Short(), snap)}
+	c := call{name: "revert", uri: vol, op: op, long: true, keys: overturning(vol), args: arguments(op, "revert %s to %s", vol.Short(), snap)}
 	err := s.d.volume("uri", vol)
 	if err == nil {
 		err = primitives.CheckSnapshotName(snap)
@@ -145,7 +145,7 @@ type importer struct {
 }
 
 func (i importer) Import(ctx context.Context, u primitives.URI, r primitives.ImportRequest) (primitives.Object, error) {
-	c := call{name: "import", uri: u, op: r.Op, scope: primitives.ScopeVolume, long: true, keys: moving(u),
+	c := call{name: "import", uri: u, op: r.Op, scope: primitives.ScopeVolume, long: true, keys: naming(u),
 		args: arguments(r.Op, "import %s from %q format %q", u.Short(), r.Path, r.Format)}
 	if err := i.importable(ctx, u, r); err != nil {
 		return primitives.Object{}, i.d.refuse(c.name, c.uri, err)

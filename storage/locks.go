@@ -13,10 +13,11 @@ import (
 	"github.com/tenon-storage/tenon/primitives"
 )
 
-// A volume has two locks. "tree" stands for its existence and that of its
-// snapshots, "data" for its bytes and size; each snapshot has one of its own
-// below the tree's. So a long read of a snapshot hinders the delink of the
-// volume, but not the next snapshot.
+// A volume has three locks. "name" is held while its name is being given to
+// something; "tree" stands for its existence and that of its snapshots, "data"
+// for its bytes and size. Each snapshot has one of its own below the tree's. So a
+// long read of a snapshot hinders the delink of the volume, but not the next
+// snapshot, and a volume that is being made is not found rather than locked.
 
 func treeKey(u primitives.URI, shared bool) keylock.Key {
 	return keylock.Key{Name: "tree " + u.Volume, Shared: shared}
@@ -31,7 +32,7 @@ func mappingKey(id primitives.MappingID) keylock.Key {
 // reading are the locks of who needs u as it is.
 func reading(u primitives.URI) []keylock.Key { return touching(u, true) }
 
-// changing are the locks of who changes u's bytes or size, or makes it.
+// changing are the locks of who changes u's bytes or size.
 func changing(u primitives.URI) []keylock.Key { return touching(u, false) }
 
 func touching(u primitives.URI, shared bool) []keylock.Key {
@@ -42,11 +43,25 @@ func touching(u primitives.URI, shared bool) []keylock.Key {
 	return []keylock.Key{treeKey(u, true), {Name: own, Shared: shared}}
 }
 
-// moving are the locks of who takes u out of the namespace or puts it there.
-func moving(u primitives.URI) []keylock.Key {
+// naming are the locks of who gives a name to a volume, or to a snapshot that
+// comes back.
+func naming(u primitives.URI) []keylock.Key {
 	if u.IsSnapshot() {
 		return changing(u)
 	}
+	return []keylock.Key{{Name: "name " + u.Volume}}
+}
+
+// removing are the locks of who takes u out of the namespace.
+func removing(u primitives.URI) []keylock.Key {
+	if u.IsSnapshot() {
+		return changing(u)
+	}
+	return append(naming(u), overturning(u)...)
+}
+
+// overturning are the locks of who changes a volume and maybe its snapshots.
+func overturning(u primitives.URI) []keylock.Key {
 	return []keylock.Key{treeKey(u, false), {Name: "data " + u.Volume}}
 }
 

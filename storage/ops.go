@@ -154,7 +154,7 @@ func (d *Device) listable(r primitives.ListRequest) error {
 // Clone makes a volume with the content of another or of a snapshot.
 func (d *Device) Clone(ctx context.Context, src, dst primitives.URI, r primitives.CloneRequest) (primitives.Object, error) {
 	c := call{name: "clone", uri: dst, op: r.Op, scope: primitives.ScopeVolume, long: true,
-		keys: append(reading(src), moving(dst)...),
+		keys: append(reading(src), naming(dst)...),
 		args: arguments(r.Op, "clone %s to %s size %d full %t", src.Short(), dst.Short(), r.Size, r.Full)}
 	if err := d.clonable(ctx, src, dst, r); err != nil {
 		return primitives.Object{}, d.refuse(c.name, c.uri, err)
@@ -199,7 +199,7 @@ func (d *Device) CopyTo(ctx context.Context, src primitives.URI, dst primitives.
 
 // Delink takes an object out of the namespace and keeps its data.
 func (d *Device) Delink(ctx context.Context, u primitives.URI, r primitives.DelinkRequest) (primitives.Tombstone, error) {
-	c := call{name: "delink", uri: u, op: r.Op, keys: moving(u), args: arguments(r.Op, "delink %s keep %s", u.Short(), r.Keep)}
+	c := call{name: "delink", uri: u, op: r.Op, keys: removing(u), args: arguments(r.Op, "delink %s keep %s", u.Short(), r.Keep)}
 	err := d.object(u)
 	if err == nil && r.Keep < 0 {
 		err = primitives.Invalid("keep", "%s is negative", r.Keep)
@@ -220,10 +220,10 @@ func (d *Device) Relink(ctx context.Context, t primitives.Tombstone, as primitiv
 		target = t.Was
 		target.Device = d.name // another device of the same store may have delinked it
 	}
-	c := call{name: "relink", uri: target, op: op, keys: append(moving(target), tombKey(t.ID)),
+	c := call{name: "relink", uri: target, op: op, keys: append(naming(target), tombKey(t.ID)),
 		args: arguments(op, "relink %s as %s", t.ID, as.Short())}
-	err := named(t)
-	if err == nil && !target.IsZero() {
+	var err error
+	if !target.IsZero() {
 		err = d.object(target)
 	}
 	if err != nil {
@@ -234,22 +234,11 @@ func (d *Device) Relink(ctx context.Context, t primitives.Tombstone, as primitiv
 	})
 }
 
-func named(t primitives.Tombstone) error {
-	if t.ID == "" {
-		return primitives.Invalid("tombstone", "its id is empty")
-	}
-	return nil
-}
-
 // Destroy releases a tombstone's data.
 func (d *Device) Destroy(ctx context.Context, t primitives.Tombstone, r primitives.DestroyRequest) error {
 	c := call{name: "destroy", uri: t.Was, op: r.Op, long: true, keys: []keylock.Key{tombKey(t.ID)},
 		args: arguments(r.Op, "destroy %s erase %d", t.ID, r.Erase)}
-	err := named(t)
-	if err == nil {
-		err = d.erasable(ctx, r.Erase)
-	}
-	if err != nil {
+	if err := d.erasable(ctx, r.Erase); err != nil {
 		return d.refuse(c.name, c.uri, err)
 	}
 	return do(ctx, d, c, func(ctx context.Context, op primitives.Op) error {

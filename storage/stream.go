@@ -90,7 +90,7 @@ func (r *reader) Close() error {
 func (d *Device) Write(ctx context.Context, u primitives.URI, w primitives.WriteRequest) (primitives.Writer, error) {
 	c := call{name: "write", uri: u, op: w.Op, keys: changing(u), args: arguments(w.Op, "write %s", u.Short())}
 	if w.Create {
-		c.scope, c.keys = primitives.ScopeVolume, moving(u)
+		c.scope, c.keys = primitives.ScopeVolume, naming(u)
 		c.args = arguments(w.Op, "create %s size %d format %q", u.Short(), w.Size, w.Format)
 	}
 	if err := d.writable(ctx, u, w); err != nil {

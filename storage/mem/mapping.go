@@ -23,6 +23,7 @@ type mapping struct {
 	id         primitives.MappingID
 	host, boot string
 	dir        string
+	limit      int64 // of the store's space
 	consumer   string
 	access     primitives.Access
 	s          *store
@@ -59,7 +60,7 @@ func (f mapper) Map(ctx context.Context, u primitives.URI, r primitives.MapReque
 		id := b.mappingID(o.handle, r)
 		m := b.s.maps[id]
 		if m == nil {
-			m = &mapping{id: id, host: b.host.ID, boot: b.host.BootID, dir: b.host.RunDir, consumer: r.Consumer, access: r.Access, s: b.s}
+			m = &mapping{id: id, host: b.host.ID, boot: b.host.BootID, dir: b.host.RunDir, limit: b.cfg.capacity, consumer: r.Consumer, access: r.Access, s: b.s}
 			m.v = b.s.volumes[u.Volume]
 			if u.IsSnapshot() {
 				m.snap = m.v.snaps[u.Snapshot]
@@ -148,7 +149,7 @@ func (f mapper) Activate(ctx context.Context, id primitives.MappingID, op primit
 		if by := f.b.s.rivals(m); len(by) > 0 {
 			return primitives.Mapping{}, primitives.Errorf(primitives.CodeInUse, "a writer is active elsewhere").By(by...).On(m.u)
 		}
-		srv, err := serve(m.s, m.socket, m.current, m.access == primitives.ReadOnly)
+		srv, err := serve(m.s, m.limit, m.socket, m.current, m.access == primitives.ReadOnly)
 		if err != nil {
 			return primitives.Mapping{}, err
 		}
@@ -181,6 +182,7 @@ func (m *mapping) current() *content {
 }
 
 func (f mapper) Deactivate(ctx context.Context, id primitives.MappingID, _ primitives.Op) error {
+	f.hungUp(ctx, id)
 	return do(ctx, f.b, "deactivate", func() error {
 		m := f.mine(id)
 		if m == nil || !m.active {
@@ -195,6 +197,9 @@ func (f mapper) Deactivate(ctx context.Context, id primitives.MappingID, _ primi
 }
 
 func (f mapper) Unmap(ctx context.Context, id primitives.MappingID, u primitives.UnmapRequest) error {
+	if !u.Force {
+		f.hungUp(ctx, id)
+	}
 	return do(ctx, f.b, "unmap", func() error {
 		m := f.mine(id)
 		if m == nil {
@@ -209,6 +214,22 @@ func (f mapper) Unmap(ctx context.Context, id primitives.MappingID, u primitives
 	})
 }
 
+// hungUp lets the servers of a mapping notice that their clients are gone.
+func (f mapper) hungUp(ctx context.Context, id primitives.MappingID) {
+	var servers []*server
+	f.b.s.mu.Lock()
+	if m := f.mine(id); m != nil {
+		servers = append(servers, m.srv)
+		if m.before != nil {
+			servers = append(servers, m.before.srv)
+		}
+	}
+	f.b.s.mu.Unlock()
+	for _, sv := range servers {
+		sv.lastLeft(ctx)
+	}
+}
+
 func (m *mapping) heldOpen() error {
 	n := m.srv.connections()
 	if m.before != nil {
@@ -218,7 +239,7 @@ func (m *mapping) heldOpen() error {
 		return nil
 	}
 	return primitives.Errorf(primitives.CodeInUse, "%d clients are connected to %s", n, m.socket).On(m.u).
-		Trying("Detach the disk first")
+		By(primitives.Blocker{Kind: "mapping", Name: string(m.id)}).Trying("Detach the disk first")
 }
 
 // stop ends the I/O of a mapping, of both its sockets during a switch.
@@ -240,7 +261,7 @@ func (m *mapping) stop() {
 func (m *mapping) beginSwitch(old *content) error {
 	before := &served{socket: m.socket, srv: m.srv}
 	m.move()
-	srv, err := serve(m.s, m.socket, m.current, false)
+	srv, err := serve(m.s, m.limit, m.socket, m.current, false)
 	if err != nil {
 		m.socket = before.socket
 		return err
