@@ -27,6 +27,7 @@ type UpdateArgs struct {
 	Set        primitives.Props
 	Remove     []string
 	SecretsRef string // names the file with all secrets of the device after the update; empty: unchanged
+	NoSecrets  bool   // the device has no secrets after the update
 }
 
 // RemoveArgs are the arguments of device.remove, which forgets a device and

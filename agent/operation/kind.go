@@ -19,8 +19,9 @@ type Kind[A, M any] struct {
 	Name    string
 	Subject func(A) string
 	// Check refuses wrong arguments before anything is recorded. It may look at
-	// devices and domains, and changes nothing. May be nil.
-	Check func(ctx context.Context, a A) error
+	// devices and domains and put what it found into the memory; it changes
+	// nothing. May be nil.
+	Check func(ctx context.Context, r *Run[A, M]) error
 	// Admit runs in the transaction that records the operation: it claims names,
 	// records uses and fills the memory. Its error means that nothing began. May be nil.
 	Admit func(tx *journal.Tx, r *Run[A, M]) error
@@ -156,7 +157,7 @@ func (k Kind[A, M]) bind(t *task, args, memory json.RawMessage) (bound, error) {
 		end:     func(*journal.Tx, State, bool) error { return nil },
 	}
 	if k.Check != nil {
-		b.check = func(ctx context.Context) error { return k.Check(ctx, r.Args) }
+		b.check = func(ctx context.Context) error { return k.Check(ctx, r) }
 	}
 	if k.Admit != nil {
 		b.admit = func(tx *journal.Tx) error { return k.Admit(tx, r) }

@@ -103,8 +103,8 @@ func (w *world) kind(name string, steps ...operation.Step[args, memory]) operati
 	return operation.Kind[args, memory]{
 		Name:    name,
 		Subject: func(a args) string { return a.Name },
-		Check: func(_ context.Context, a args) error {
-			if a.Name == "bad" {
+		Check: func(_ context.Context, r *operation.Run[args, memory]) error {
+			if r.Args.Name == "bad" {
 				return primitives.Invalid("name", "it is bad")
 			}
 			return nil
