@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/tenon-storage/tenon/internal/keylock"
@@ -20,6 +21,7 @@ type call struct {
 	scope primitives.Scope // of the properties that op may carry, besides ScopeOp
 	keys  []keylock.Key    // locks; none for calls that only look
 	long  bool             // moves bytes: bounded by its progress, not in time
+	held  bool             // the result goes on holding the lease
 	// args are the arguments by which a repeat of the same request id is known;
 	// empty: the id is not looked at.
 	args string
@@ -32,7 +34,7 @@ type call struct {
 type lease struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	limit  *time.Timer
+	limit  *limit
 	alone  func() bool // stops listening for the device's end
 	unlock func()
 	flight *flight // nil: not replayed
@@ -42,7 +44,7 @@ type lease struct {
 // goroutine that runs the driver's method owns locks and request until the
 // driver returns, however late, so that nobody overlaps with it.
 func perform[T any](ctx context.Context, d *Device, c call, run func(context.Context, primitives.Op) (T, error)) (T, error) {
-	v, l, err := hold(ctx, d, c, run, func(T) {})
+	v, l, err := hold(ctx, d, c, run, func(T) error { return nil })
 	if l != nil {
 		l.end(d, v, nil)
 	}
@@ -57,17 +59,18 @@ func do(ctx context.Context, d *Device, c call, run func(context.Context, primit
 
 // hold is perform for calls whose result goes on holding the lease. The lease is
 // nil when there is none to end: after an error, and when the answer is that of
-// an earlier request. discard takes a result back that came too late.
-func hold[T any](ctx context.Context, d *Device, c call, run func(context.Context, primitives.Op) (T, error), discard func(T)) (T, *lease, error) {
+// an earlier request. late takes a result that came after the caller had left:
+// it lets it stand, or takes it back and returns why.
+func hold[T any](ctx context.Context, d *Device, c call, run func(context.Context, primitives.Op) (T, error), late func(T) error) (T, *lease, error) {
 	start := time.Now()
-	v, l, err := attempt(ctx, d, c, run, discard)
+	v, l, err := attempt(ctx, d, c, run, late)
 	err = classify(c.name, c.uri, err)
 	d.stats.record(c.name, err, time.Since(start))
 	d.logFailure(ctx, c, err, time.Since(start))
 	return v, l, err
 }
 
-func attempt[T any](ctx context.Context, d *Device, c call, run func(context.Context, primitives.Op) (T, error), discard func(T)) (v T, l *lease, err error) {
+func attempt[T any](ctx context.Context, d *Device, c call, run func(context.Context, primitives.Op) (T, error), late func(T) error) (v T, l *lease, err error) {
 	if err := d.usable(ctx); err != nil {
 		return v, nil, err
 	}
@@ -83,7 +86,7 @@ func attempt[T any](ctx context.Context, d *Device, c call, run func(context.Con
 		v, _ := f.answer.(T) // the zero value beside an error
 		return v, nil, f.err
 	}
-	return start(ctx, d, c, op, f, run, discard)
+	return start(ctx, d, c, op, f, run, late)
 }
 
 // admit finds the request's place among the others of its id; nil means that the
@@ -97,11 +100,27 @@ func (d *Device) admit(ctx context.Context, c call) (*flight, error) {
 		if err != nil || own {
 			return f, err
 		}
-		again, err := f.join(ctx)
+		again, err := d.join(ctx, c, f)
 		if err != nil || !again {
 			return f, err
 		}
 	}
+}
+
+// join waits for the request of the same id that runs already. For a Writer it
+// waits only as long as for a lock: its owner may keep it open for hours.
+func (d *Device) join(ctx context.Context, c call, f *flight) (again bool, err error) {
+	if !c.held {
+		return f.join(ctx)
+	}
+	waiting, cancel := context.WithTimeoutCause(ctx, d.options.LockWait, errLockWait)
+	defer cancel()
+	again, err = f.join(waiting)
+	if err != nil && ctx.Err() == nil {
+		return false, primitives.Errorf(primitives.CodeConflict, "this request is under way already").
+			By(primitives.Blocker{Kind: "operation", Name: f.id}).Trying("Repeat the request once that has ended")
+	}
+	return again, err
 }
 
 type answer[T any] struct {
@@ -110,7 +129,7 @@ type answer[T any] struct {
 }
 
 // start takes the locks and runs the driver's method in a goroutine of its own.
-func start[T any](ctx context.Context, d *Device, c call, op primitives.Op, f *flight, run func(context.Context, primitives.Op) (T, error), discard func(T)) (v T, _ *lease, err error) {
+func start[T any](ctx context.Context, d *Device, c call, op primitives.Op, f *flight, run func(context.Context, primitives.Op) (T, error), late func(T) error) (v T, _ *lease, err error) {
 	l := &lease{unlock: func() {}, flight: f}
 	if f != nil && f.place != nil {
 		l.flight = nil // answered before, and asked again
@@ -124,7 +143,7 @@ func start[T any](ctx context.Context, d *Device, c call, op primitives.Op, f *f
 		}
 	}
 	d.bound(ctx, l, c.long)
-	op.Report = l.reporting(op.Report, d.limit(c.long))
+	op.Report = l.reporting(op.Report)
 	done := make(chan answer[T], 1)
 	if !d.enter() {
 		l.end(d, nil, errClosed)
@@ -143,7 +162,7 @@ func start[T any](ctx context.Context, d *Device, c call, op primitives.Op, f *f
 		return a.v, l.orNil(a.err), a.err
 	case <-l.ctx.Done():
 	}
-	return lastWord(d, l, done, discard)
+	return lastWord(d, l, done, late)
 }
 
 // grace is how long a call whose context ended may still take to say how it
@@ -152,7 +171,7 @@ const grace = 250 * time.Millisecond
 
 // lastWord waits for the driver's own answer to the end of the context, which is
 // worth more than ours, and leaves a driver that gives none to itself.
-func lastWord[T any](d *Device, l *lease, done <-chan answer[T], discard func(T)) (v T, _ *lease, _ error) {
+func lastWord[T any](d *Device, l *lease, done <-chan answer[T], late func(T) error) (v T, _ *lease, _ error) {
 	t := time.NewTimer(grace)
 	defer t.Stop()
 	select {
@@ -163,8 +182,7 @@ func lastWord[T any](d *Device, l *lease, done <-chan answer[T], discard func(T)
 	err := l.verdict(ended(l.ctx))
 	go func() { // ends when the driver does; d.calls counted it already
 		if a := <-done; a.err == nil {
-			discard(a.v)
-			l.end(d, a.v, nil)
+			l.end(d, a.v, late(a.v))
 		}
 	}()
 	return v, nil, err
@@ -177,30 +195,52 @@ func (l *lease) orNil(err error) *lease {
 	return l
 }
 
-// limit returns the bound of a call that the caller did not bound.
-func (d *Device) limit(long bool) time.Duration {
-	if long {
-		return d.options.StallTimeout
-	}
-	return d.options.CallTimeout
-}
-
 // bound makes the call's context: it ends with the caller's, with the device,
 // and, where the caller gave no deadline, at the device's own limit. It is
 // cancelled by end alone, so a driver may tie a Reader or Writer to it.
 func (d *Device) bound(ctx context.Context, l *lease, long bool) {
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
 	l.alone = context.AfterFunc(d.life, func() { l.cancel(errClosed) })
-	if _, bounded := ctx.Deadline(); !bounded {
-		l.limit = time.AfterFunc(d.limit(long), func() { l.cancel(errTimeout) })
+	if _, bounded := ctx.Deadline(); bounded {
+		return
+	}
+	after := d.options.CallTimeout
+	if long {
+		after = d.options.StallTimeout
+	}
+	l.limit = &limit{after: after, timer: time.AfterFunc(after, func() { l.cancel(errTimeout) })}
+}
+
+// limit ends a call that shows no life for so long.
+type limit struct {
+	after time.Duration
+
+	mu    sync.Mutex  // guards timer
+	timer *time.Timer // nil once the limit is lifted
+}
+
+func (l *limit) extend() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.timer != nil {
+		l.timer.Reset(l.after)
 	}
 }
 
-// reporting passes progress on; each report of a long call gives it time again.
-func (l *lease) reporting(report func(primitives.Progress), limit time.Duration) func(primitives.Progress) {
+func (l *limit) lift() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+}
+
+// reporting passes progress on; each report gives the call its time again.
+func (l *lease) reporting(report func(primitives.Progress)) func(primitives.Progress) {
 	return func(p primitives.Progress) {
 		if l.limit != nil {
-			l.limit.Reset(limit)
+			l.limit.extend()
 		}
 		if report != nil {
 			report(p)
@@ -208,10 +248,10 @@ func (l *lease) reporting(report func(primitives.Progress), limit time.Duration)
 	}
 }
 
-// answered ends the limit of a call whose result lives on.
+// answered lifts the limit of a call whose result lives on.
 func (l *lease) answered() {
 	if l.limit != nil {
-		l.limit.Stop()
+		l.limit.lift()
 	}
 }
 

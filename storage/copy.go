@@ -35,6 +35,9 @@ func Copy(ctx context.Context, src *Device, from primitives.URI, dst *Device, to
 	if src == dst && from == to {
 		return primitives.Object{}, classify("copy", to, primitives.Invalid("destination", "%s is the source itself", to.Short()))
 	}
+	if err := dst.volume("destination", to); err != nil {
+		return primitives.Object{}, dst.refuse("copy", to, err)
+	}
 	obj, err := src.offload(ctx, from, dst, to, r)
 	if err == nil || primitives.CodeOf(err) != primitives.CodeNoOffload {
 		return obj, classify("copy", to, err)
@@ -48,18 +51,18 @@ func Copy(ctx context.Context, src *Device, from primitives.URI, dst *Device, to
 func (d *Device) offload(ctx context.Context, from primitives.URI, dst *Device, to primitives.URI, r CopyRequest) (primitives.Object, error) {
 	none := &primitives.Error{Code: primitives.CodeNoOffload}
 	peers := d.known(ctx).Caps.CopyPeers
-	if len(peers) == 0 || r.Size != 0 || r.Format != "" || r.Resume {
+	if len(peers) == 0 || r.Size != 0 || r.Format != "" {
 		return primitives.Object{}, none
 	}
 	backend := dst.known(ctx).Backend
 	if !slices.Contains(peers, backend) && !slices.Contains(peers, dst.driver.Name) {
 		return primitives.Object{}, none
 	}
+	if o, err := dst.Stat(ctx, to, primitives.Op{}); err == nil && o.State == primitives.Incomplete && r.Resume {
+		return primitives.Object{}, none // a streamed copy is to be gone on with
+	}
 	c := call{name: "receive", uri: to, op: r.Op, scope: primitives.ScopeVolume, long: true, keys: naming(to),
 		args: arguments(r.Op, "receive %s from %s", to.Short(), from.Short())}
-	if err := dst.volume("destination", to); err != nil {
-		return primitives.Object{}, dst.refuse(c.name, to, err)
-	}
 	return perform(ctx, dst, c, func(ctx context.Context, op primitives.Op) (primitives.Object, error) {
 		target := primitives.CopyTarget{URI: to, Backend: backend, Driver: dst.driver.Name, Props: op.Props}
 		return d.CopyTo(ctx, from, target, primitives.Op{ID: r.Op.ID, Report: op.Report})
@@ -68,9 +71,6 @@ func (d *Device) offload(ctx context.Context, from primitives.URI, dst *Device, 
 
 // stream copies through this host.
 func stream(ctx context.Context, src *Device, from primitives.URI, dst *Device, to primitives.URI, r CopyRequest) (_ primitives.Object, err error) {
-	if err := dst.volume("destination", to); err != nil {
-		return primitives.Object{}, dst.refuse("write", to, err)
-	}
 	reader, err := src.Read(ctx, from, primitives.Op{})
 	if err != nil {
 		return primitives.Object{}, err
@@ -84,7 +84,9 @@ func stream(ctx context.Context, src *Device, from primitives.URI, dst *Device, 
 	if size < reader.Size() {
 		return primitives.Object{}, primitives.Invalid("size", "%d is less than the source's %d bytes", size, reader.Size())
 	}
-	w, err := dst.Write(ctx, to, primitives.WriteRequest{Op: r.Op, Create: true, Size: size, Format: r.Format, Resume: r.Resume})
+	op := r.Op
+	op.Report = nil // the transfer reports
+	w, err := dst.Write(ctx, to, primitives.WriteRequest{Op: op, Create: true, Size: size, Format: r.Format, Resume: r.Resume})
 	if err != nil {
 		return primitives.Object{}, err
 	}

@@ -121,7 +121,11 @@ func open(ctx context.Context, driver primitives.Driver, r primitives.OpenReques
 		d.end(errClosed)
 		return nil, err
 	}
-	d.facets = d.wrapFacets(d.backend.Facets())
+	offered, err := protected(func() (primitives.Facets, error) { return d.backend.Facets(), nil })
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	d.facets = d.wrapFacets(offered)
 	return d, nil
 }
 
@@ -129,7 +133,7 @@ func open(ctx context.Context, driver primitives.Driver, r primitives.OpenReques
 func openBackend(ctx context.Context, d *Device, open func(context.Context) (primitives.Backend, error)) (primitives.Backend, error) {
 	c := call{name: "open", uri: primitives.URI{Device: d.name}}
 	b, l, err := hold(ctx, d, c, func(ctx context.Context, _ primitives.Op) (primitives.Backend, error) { return open(ctx) },
-		func(late primitives.Backend) { _ = late.Close() })
+		func(late primitives.Backend) error { return late.Close() })
 	if l != nil {
 		l.end(d, nil, nil)
 	}
@@ -174,8 +178,9 @@ func (d *Device) Busy() []Running { return d.locks.running() }
 
 // Update changes the properties of the open device. Only those that the schema
 // calls mutable online can change; for others the answer is CodeUnsupported and
-// the device must be opened again. Later calls carry the new ones. New is
-// merged as Check says; Old is ignored. It does not ask Driver.Validate.
+// the device must be opened again. Later calls carry the new ones. New and
+// Secrets hold what changes, Removed what goes; Old is ignored. It does not ask
+// Driver.Validate.
 func (d *Device) Update(c primitives.Change) error {
 	err := d.update(c)
 	return classify("update", primitives.URI{Device: d.name}, err)
@@ -188,6 +193,7 @@ func (d *Device) update(c primitives.Change) error {
 	if c.Old == nil {
 		c.Old = primitives.Props{}
 	}
+	c.Secrets = withoutSecrets(mergedSecrets(d.secrets, c.Secrets), c.Removed)
 	next, problems := Check(d.driver.Schema, c)
 	if refuse, _ := fatal(problems); len(refuse) > 0 {
 		return &primitives.Error{Code: primitives.CodeInvalid, Problems: refuse}

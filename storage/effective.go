@@ -2,7 +2,11 @@
 
 package storage
 
-import "github.com/tenon-storage/tenon/primitives"
+import (
+	"slices"
+
+	"github.com/tenon-storage/tenon/primitives"
+)
 
 // Effective returns what holds for a subject of that scope: its own properties,
 // then what it inherits from the device, then the schema's defaults. Properties
@@ -46,6 +50,17 @@ func mergedSecrets(device, call primitives.Secrets) primitives.Secrets {
 	values := make(map[string][]byte)
 	for _, s := range []primitives.Secrets{device, call} {
 		for _, name := range s.Names() {
+			values[name], _ = s.Get(name)
+		}
+	}
+	return primitives.NewSecrets(values)
+}
+
+// withoutSecrets returns the secrets that removed does not name.
+func withoutSecrets(s primitives.Secrets, removed []string) primitives.Secrets {
+	values := make(map[string][]byte)
+	for _, name := range s.Names() {
+		if !slices.Contains(removed, name) {
 			values[name], _ = s.Get(name)
 		}
 	}

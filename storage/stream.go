@@ -26,7 +26,7 @@ func (d *Device) Read(ctx context.Context, u primitives.URI, op primitives.Op) (
 			err = errors.New("the driver returned no reader")
 		}
 		return r, err
-	}, func(late primitives.Reader) { _ = late.Close() })
+	}, func(late primitives.Reader) error { return late.Close() })
 	if err != nil {
 		return nil, err
 	}
@@ -55,6 +55,7 @@ func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 	if err != nil && err != io.EOF {
 		err = classify("read-at", r.u, err)
 		r.d.stats.record("read-at", err, time.Since(start))
+		r.d.logFailure(r.l.ctx, call{name: "read-at", uri: r.u}, err, time.Since(start))
 		return n, err
 	}
 	r.d.stats.record("read-at", nil, time.Since(start))
@@ -88,7 +89,7 @@ func (r *reader) Close() error {
 // Write opens a volume for writing, or makes one. The Writer holds the volume
 // until Commit succeeded or Abort: everybody else gets CodeConflict.
 func (d *Device) Write(ctx context.Context, u primitives.URI, w primitives.WriteRequest) (primitives.Writer, error) {
-	c := call{name: "write", uri: u, op: w.Op, keys: changing(u), args: arguments(w.Op, "write %s", u.Short())}
+	c := call{name: "write", uri: u, op: w.Op, held: true, keys: changing(u), args: arguments(w.Op, "write %s", u.Short())}
 	if w.Create {
 		c.scope, c.keys = primitives.ScopeVolume, naming(u)
 		c.args = arguments(w.Op, "create %s size %d format %q", u.Short(), w.Size, w.Format)
@@ -103,7 +104,9 @@ func (d *Device) Write(ctx context.Context, u primitives.URI, w primitives.Write
 			err = errors.New("the driver returned no writer")
 		}
 		return &writer{d: d, u: u, w: inner, fresh: w.Create}, err
-	}, func(late *writer) { _ = late.w.Abort(context.Background()) })
+	}, func(late *writer) error {
+		return errors.Join(errors.New("the caller left"), late.w.Abort(context.Background()))
+	})
 	switch {
 	case err != nil:
 		return nil, err
@@ -158,6 +161,9 @@ func (w *writer) change(op string, off, n int64, run func() error) error {
 	}()
 	err = classify(op, w.u, err)
 	w.d.stats.record(op, err, time.Since(start))
+	if err != nil {
+		w.d.logFailure(w.l.ctx, call{name: op, uri: w.u}, err, time.Since(start))
+	}
 	return err
 }
 
