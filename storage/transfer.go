@@ -16,11 +16,12 @@ import (
 )
 
 const (
-	copyBlock   = 1 << 20 // bytes that are read and written at once
-	copyWorkers = 4       // where the target takes any order; bounds the buffers
+	copyBlock   = 1 << 20  // bytes that are read and written at once
+	copyWorkers = 4        // where the target takes any order; bounds the buffers
+	copyHole    = 64 << 10 // zeros of that length and alignment stay a hole; a qcow2 cluster
 )
 
-var zeroBlock = make([]byte, copyBlock)
+var zeroHole = make([]byte, copyHole)
 
 // transfer moves the bytes of one copy.
 type transfer struct {
@@ -135,11 +136,41 @@ func (t *transfer) move(b block, buf []byte) error {
 		}
 		return err
 	}
-	if bytes.Equal(buf[:b.n], zeroBlock[:b.n]) {
-		return t.zero(b)
+	for run := range runs(buf[:b.n], b.off) {
+		if run.zero {
+			err = t.zero(run)
+		} else {
+			_, err = t.w.WriteAt(buf[run.off-b.off:][:run.n], run.off)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	_, err = t.w.WriteAt(buf[:b.n], b.off)
-	return err
+	return nil
+}
+
+// runs divides p, which stands at off, into zeros worth a hole and other bytes.
+func runs(p []byte, off int64) iter.Seq[block] {
+	return func(yield func(block) bool) {
+		run := block{off: off}
+		for at := 0; at < len(p); {
+			// Holes are aligned in the volume, not in p.
+			end := min(at+copyHole-int((off+int64(at))%copyHole), len(p))
+			zero := bytes.Equal(p[at:end], zeroHole[:end-at])
+			if run.n > 0 && zero != run.zero {
+				if !yield(run) {
+					return
+				}
+				run = block{off: off + int64(at)}
+			}
+			run.zero = zero
+			run.n += int64(end - at)
+			at = end
+		}
+		if run.n > 0 {
+			yield(run)
+		}
+	}
 }
 
 func (t *transfer) zero(b block) error {
