@@ -19,21 +19,21 @@ import (
 	"github.com/tenon-storage/tenon/internal/nbd"
 )
 
-const diskSize = 64 * mib
+const diskSize = 16 * mib
 
 // peers are writable disks of diskSize on every server that we know.
 var peers = map[string]func(t *testing.T) (peer, nbd.Options){
 	"nbdkit memory": func(t *testing.T) (peer, nbd.Options) {
-		return nbdkit(t, "memory", "64M"), nbd.Options{}
+		return nbdkit(t, "memory", "16M"), nbd.Options{}
 	},
 	"nbdkit memory, simple replies": func(t *testing.T) (peer, nbd.Options) {
-		return nbdkit(t, "--no-sr", "memory", "64M"), nbd.Options{}
+		return nbdkit(t, "--no-sr", "memory", "16M"), nbd.Options{}
 	},
 	"nbdkit memory, no zeroing, no FUA": func(t *testing.T) (peer, nbd.Options) {
-		return nbdkit(t, "--filter=nozero", "--filter=fua", "memory", "64M", "zeromode=none"), nbd.Options{}
+		return nbdkit(t, "--filter=nozero", "--filter=fua", "memory", "16M", "zeromode=none"), nbd.Options{}
 	},
 	"nbdkit memory, small requests": func(t *testing.T) (peer, nbd.Options) {
-		return nbdkit(t, "--filter=blocksize-policy", "memory", "64M", "blocksize-minimum=512",
+		return nbdkit(t, "--filter=blocksize-policy", "memory", "16M", "blocksize-minimum=512",
 			"blocksize-maximum=64K", "blocksize-error-policy=error"), nbd.Options{}
 	},
 	"qemu-nbd raw": func(t *testing.T) (peer, nbd.Options) {
@@ -56,7 +56,7 @@ var peers = map[string]func(t *testing.T) (peer, nbd.Options){
 		return p, nbd.Options{Export: "disk"}
 	},
 	"our own server in front of nbdkit": func(t *testing.T) (peer, nbd.Options) {
-		behind := dial(t, nbdkit(t, "memory", "64M"), nbd.Options{MetaContexts: []string{nbd.BaseAllocation}})
+		behind := dial(t, nbdkit(t, "memory", "16M"), nbd.Options{MetaContexts: []string{nbd.BaseAllocation}})
 		p, _ := serve(t, nbd.Export{
 			Name: "disk", Size: behind.Size(), Backend: behind,
 			Extents: func(ctx context.Context, off, length int64) iter.Seq2[nbd.Extent, error] {

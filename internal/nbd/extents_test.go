@@ -20,7 +20,7 @@ func TestExtentsCoverTheRangeInOrderAndToldZeroesAreZeroes(t *testing.T) {
 			return // simple replies: TestExtentsWithoutTheContextAreUnsupported
 		}
 		want := make([]byte, diskSize)
-		for _, at := range []int64{0, 3 * mib, 40 * mib, diskSize - 128*kib} {
+		for _, at := range []int64{0, 3 * mib, 10 * mib, diskSize - 128*kib} {
 			copy(want[at:], pattern(2, at, 128*kib))
 			mustWrite(t, c, at, want[at:at+128*kib])
 		}
@@ -39,8 +39,8 @@ func TestExtentsCoverTheRangeInOrderAndToldZeroesAreZeroes(t *testing.T) {
 		if end != diskSize-1000 {
 			t.Errorf("extents end at %d, want %d", end, diskSize-1000)
 		}
-		if zeroes < 60*mib {
-			t.Errorf("extents tell %d bytes of zeroes, want 60 MiB at least", zeroes)
+		if zeroes < diskSize-2*mib {
+			t.Errorf("extents tell %d bytes of zeroes, want all but 2 MiB at least", zeroes)
 		}
 	})
 }

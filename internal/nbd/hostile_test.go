@@ -194,16 +194,17 @@ func breaches() map[string][]byte {
 		"simple reply to a read": be(uint32(0x67446698), uint32(0), uint64(1), pattern(1, 4096, 4096)),
 		"unknown cookie":         be(uint32(0x668e33ef), uint16(1), uint16(0), uint64(99), uint32(0)),
 		"unknown magic":          be(uint32(0xdeadbeef), whole),
-		"many pieces":            scattered(),
 	}
 }
 
-// scattered is every second byte of the read.
-func scattered() (b []byte) {
-	for at := int64(4096); at < 8192; at += 2 {
-		b = append(b, chunk(0, 1, data(at, 1))...)
+func TestReadInTooManyPiecesIsRefused(t *testing.T) {
+	var replies []byte
+	for at := int64(0); at < 16*kib; at += 2 { // every second byte
+		replies = append(replies, chunk(0, 1, data(at, 1))...)
 	}
-	return append(b, chunk(1, 0, nil)...)
+	if err := answered(t, true, replies).ReadAt(t.Context(), make([]byte, 16*kib), 0); !errors.Is(err, nbd.ErrProtocol) {
+		t.Errorf("ReadAt = %v, want ErrProtocol", err)
+	}
 }
 
 func TestServerThatBreaksTheProtocolIsHungUpOn(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,6 +26,14 @@ type memory struct {
 }
 
 func newMemory(size int64) *memory { return &memory{bytes: make([]byte, size)} }
+
+// content is what the disk holds. The lock also tells the race detector what
+// it cannot see: that a client in another process has had its replies.
+func (m *memory) content() []byte {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return slices.Clone(m.bytes)
+}
 
 // do runs f unless before says otherwise.
 func (m *memory) do(ctx context.Context, what string, f func()) error {

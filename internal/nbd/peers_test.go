@@ -3,6 +3,7 @@
 package nbd_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -145,26 +146,27 @@ func dial(t *testing.T, p peer, o nbd.Options) *nbd.Client {
 
 // pattern is n bytes that differ from those of any other offset or seed.
 func pattern(seed, off int64, n int) []byte {
-	p := make([]byte, n)
-	var word [8]byte
-	for i := range p {
-		if at := off + int64(i); i == 0 || at%8 == 0 {
-			binary.BigEndian.PutUint64(word[:], uint64(at/8+1)*0x9e3779b97f4a7c15^uint64(seed))
-		}
-		p[i] = word[(off+int64(i))%8]
+	from := off / 8 * 8
+	p := make([]byte, 0, n+16)
+	for at := from; at < off+int64(n); at += 8 {
+		p = binary.BigEndian.AppendUint64(p, uint64(at/8+1)*0x9e3779b97f4a7c15^uint64(seed))
 	}
-	return p
+	return p[off-from:][:n:n]
 }
 
 // differs names the first byte that is not as it should be.
 func differs(t *testing.T, what string, off int64, got, want []byte) {
 	t.Helper()
-	for i := range want {
+	if bytes.Equal(got, want) {
+		return
+	}
+	for i := range min(len(got), len(want)) {
 		if got[i] != want[i] {
 			t.Errorf("%s: byte %d = %#x, want %#x", what, off+int64(i), got[i], want[i])
 			return
 		}
 	}
+	t.Errorf("%s: %d bytes, want %d", what, len(got), len(want))
 }
 
 func mustWrite(t *testing.T, c *nbd.Client, off int64, p []byte) {
