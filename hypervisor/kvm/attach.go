@@ -22,17 +22,13 @@ func (a *Adapter) Attach(ctx context.Context, r hypervisor.AttachRequest) (hyper
 	if err := checkAttach(r); err != nil {
 		return hypervisor.AttachResult{}, err
 	}
-	unlock, err := a.lock(ctx, domainKey(r.Domain))
+	v, unlock, err := a.claim(ctx, r.Domain, "attach disk "+string(r.Disk))
 	if err != nil {
 		return hypervisor.AttachResult{}, err
 	}
 	defer unlock()
-	v, err := a.look(ctx, r.Domain)
-	if err != nil {
-		return hypervisor.AttachResult{}, err
-	}
 	a.removals.settle(r.Domain, v)
-	if a.removals.has(r.Domain, r.Disk) {
+	if disk := find(v.live, r.Disk); disk != nil && a.removals.has(r.Domain, disk.Alias.Name) {
 		return hypervisor.AttachResult{}, primitives.Errorf(primitives.CodeConflict,
 			"disk %s of domain %s is being detached", r.Disk, v.Name).Trying("wait until it is gone, or repeat the detach")
 	}

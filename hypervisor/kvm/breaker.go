@@ -10,9 +10,9 @@ import (
 )
 
 // breaker keeps calls from piling up behind one that hangs. It knows lanes, one
-// for each domain and one for libvirt itself. A lane with a call that was given
-// up and has not returned refuses further calls; when the call returns, the lane
-// is open again. Its zero value is ready.
+// for each domain and one, without a name, for what does not wait for QEMU. A
+// lane with a call that was given up and has not returned refuses further calls;
+// when the call returns, the lane is open again. Its zero value is ready.
 type breaker struct {
 	mu    sync.Mutex // guards what follows, and the tickets' flags
 	lanes map[string]*lane
@@ -36,11 +36,12 @@ type ticket struct {
 
 const (
 	// patience is how old a call that was given up must be before it counts as
-	// hanging: a caller that went away says nothing about the domain.
+	// hanging in the lane without a name: a caller that went away says nothing
+	// about libvirt. In a domain's lane any such call refuses others, because
+	// what it will have done is not known before it returns.
 	patience = time.Second
 	// maxStuck bounds the goroutines and threads that hanging calls hold.
-	maxStuck        = 64
-	maxStuckPerLane = 4
+	maxStuck = 64
 )
 
 // admit lets a call begin, or refuses it with CodeUnavailable.
@@ -49,7 +50,7 @@ func (b *breaker) admit(name, what string, now time.Time) (*ticket, error) {
 	defer b.mu.Unlock()
 	if l := b.lanes[name]; l != nil {
 		for t := range l.stuck {
-			if age := now.Sub(t.start); age >= patience || len(l.stuck) >= maxStuckPerLane {
+			if age := now.Sub(t.start); age >= patience || name != "" {
 				return nil, notAnswering(what, age).By(primitives.Blocker{Kind: "operation", Name: t.what})
 			}
 		}

@@ -42,8 +42,8 @@ func (a *Adapter) Detach(ctx context.Context, d hypervisor.DomainID, id hypervis
 	}
 	if v.live != nil {
 		res.Live = hypervisor.Already
-		if find(v.live, id) != nil {
-			if err := a.detachLive(ctx, v, id); err != nil {
+		if disk := find(v.live, id); disk != nil {
+			if err := a.detachLive(ctx, v, id, disk.Alias.Name); err != nil {
 				return hypervisor.DetachResult{Live: hypervisor.Failed}, err
 			}
 			res.Live = hypervisor.Done
@@ -77,16 +77,16 @@ func (a *Adapter) refuseOverlaid(ctx context.Context, v view, id hypervisor.Disk
 // detachLive asks until the disk is gone, the guest refuses, or ctx ends. What
 // counts is the XML: libvirt takes a device out of it when QEMU has let it go,
 // and neither a call's success nor an event's absence says as much.
-func (a *Adapter) detachLive(ctx context.Context, v view, id hypervisor.DiskID) error {
+func (a *Adapter) detachLive(ctx context.Context, v view, id hypervisor.DiskID, alias string) error {
 	d := hypervisor.DomainID(v.UUID)
 	if err := refuseBusy(v, id); err != nil {
 		return err
 	}
-	me := a.removals.begin(d, id)
+	me := a.removals.begin(d, alias)
 	pause := askAgainFirst
 	for {
 		a.removals.ask(me)
-		err := a.askToDetach(ctx, d, id)
+		err := a.askToDetach(ctx, d, alias)
 		switch {
 		case errors.Is(err, primitives.CodeNotFound):
 			// The domain or its disk went meanwhile; the XML says which.
@@ -94,18 +94,22 @@ func (a *Adapter) detachLive(ctx context.Context, v view, id hypervisor.DiskID) 
 			// It is being unplugged already, the domain's state moved, or QEMU does
 			// not answer now. The request may have got through, so go on waiting.
 		case err != nil:
-			a.removals.end(d, id, me)
+			if gone, _ := a.awaitGone(ctx, d, alias, me, 0); gone {
+				a.removals.end(d, alias, me)
+				return nil // QEMU ended under the call
+			}
+			a.removals.end(d, alias, me)
 			return err
 		}
-		gone, lookErr := a.awaitGone(ctx, d, id, me, pause)
+		gone, lookErr := a.awaitGone(ctx, d, alias, me, pause)
 		switch {
 		case gone:
-			a.removals.end(d, id, me)
+			a.removals.end(d, alias, me)
 			return nil
 		case lookErr != nil:
 			return lookErr
 		case a.removals.refused(me):
-			a.removals.end(d, id, me)
+			a.removals.end(d, alias, me)
 			return primitives.Errorf(primitives.CodeInUse, "the guest of domain %s refused to give disk %s back", v.Name, id).
 				By(primitives.Blocker{Kind: "domain", Name: v.Name}).Trying("unmount the disk in the guest, then repeat")
 		case ctx.Err() != nil:
@@ -135,20 +139,20 @@ func refuseBusy(v view, id hypervisor.DiskID) error {
 	return nil
 }
 
-func (a *Adapter) askToDetach(ctx context.Context, d hypervisor.DomainID, id hypervisor.DiskID) error {
+func (a *Adapter) askToDetach(ctx context.Context, d hypervisor.DomainID, alias string) error {
 	unlock, err := a.lock(ctx, domainKey(d))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	q := ask{what: "detach disk " + string(id), domain: d, waits: true}
-	return a.do(ctx, q, func(c virt.Conn) error { return c.DetachDevice(string(d), aliasOf(id), virt.Live) })
+	q := ask{what: "detach " + alias, domain: d, waits: true}
+	return a.do(ctx, q, func(c virt.Conn) error { return c.DetachDevice(string(d), alias, virt.Live) })
 }
 
 // awaitGone looks for the disk, again at each event, until it is gone, the guest
 // refused, pause has passed or ctx has ended. It looks once more when ctx has
 // ended, so that the answer is the latest.
-func (a *Adapter) awaitGone(ctx context.Context, d hypervisor.DomainID, id hypervisor.DiskID, me *removal, pause time.Duration) (bool, error) {
+func (a *Adapter) awaitGone(ctx context.Context, d hypervisor.DomainID, alias string, me *removal, pause time.Duration) (bool, error) {
 	again := time.NewTimer(pause)
 	defer again.Stop()
 	for {
@@ -160,7 +164,7 @@ func (a *Adapter) awaitGone(ctx context.Context, d hypervisor.DomainID, id hyper
 			return true, nil // a transient domain ended, and its disks with it
 		case err != nil && ctx.Err() == nil && !errors.Is(err, primitives.CodeUnavailable):
 			return false, err
-		case err == nil && find(v.live, id) == nil:
+		case err == nil && !hasAlias(v.live, alias):
 			return true, nil
 		case a.removals.refused(me), ctx.Err() != nil:
 			return false, nil
@@ -179,24 +183,23 @@ const lastLook = 2 * time.Second
 
 // detachConfig takes the disk out of the persistent definition.
 func (a *Adapter) detachConfig(ctx context.Context, d hypervisor.DomainID, id hypervisor.DiskID) (hypervisor.Outcome, error) {
-	unlock, err := a.lock(ctx, domainKey(d))
+	v, unlock, err := a.claim(ctx, d, "take disk "+string(id)+" out of the definition")
+	if errors.Is(err, primitives.CodeNotFound) {
+		return hypervisor.NotAsked, nil // a transient domain ended
+	}
 	if err != nil {
 		return hypervisor.Failed, err
 	}
 	defer unlock()
-	v, err := a.look(ctx, d)
-	switch {
-	case errors.Is(err, primitives.CodeNotFound):
+	if v.config == nil {
 		return hypervisor.NotAsked, nil
-	case err != nil:
-		return hypervisor.Failed, err
-	case v.config == nil:
-		return hypervisor.NotAsked, nil
-	case find(v.config, id) == nil:
+	}
+	disk := find(v.config, id)
+	if disk == nil {
 		return hypervisor.Already, nil
 	}
 	q := ask{what: "take disk " + string(id) + " out of the definition", domain: d, waits: true}
-	err = a.do(ctx, q, func(c virt.Conn) error { return c.DetachDevice(string(d), aliasOf(id), virt.Config) })
+	err = a.do(ctx, q, func(c virt.Conn) error { return c.DetachDevice(string(d), disk.Alias.Name, virt.Config) })
 	if errors.Is(err, primitives.CodeNotFound) {
 		return hypervisor.Already, nil
 	}

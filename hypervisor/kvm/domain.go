@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -36,7 +37,28 @@ func (a *Adapter) Disks(ctx context.Context, d hypervisor.DomainID) ([]hyperviso
 		return nil, err
 	}
 	a.removals.settle(d, v)
-	return v.disks(func(id hypervisor.DiskID) bool { return a.removals.has(d, id) }), nil
+	return v.disks(func(alias string) bool { return a.removals.has(d, alias) }), nil
+}
+
+// claim takes the right to change a domain's disks and reads what there is. It
+// is refused while a call that was given up may still change something, so that
+// what was read stays true until unlock.
+func (a *Adapter) claim(ctx context.Context, d hypervisor.DomainID, what string) (v view, unlock func(), err error) {
+	if err := checkDomain(d); err != nil {
+		return view{}, nil, err
+	}
+	unlock, err = a.lock(ctx, domainKey(d))
+	if err != nil {
+		return view{}, nil, err
+	}
+	if _, err = a.breaker.admit(string(d), what, time.Now()); err == nil {
+		v, err = a.look(ctx, d)
+	}
+	if err != nil {
+		unlock()
+		return view{}, nil, err
+	}
+	return v, unlock, nil
 }
 
 // look reads a domain as it is now.

@@ -43,26 +43,31 @@ var texts = []struct {
 	part string
 	code primitives.Code
 }{
-	{`Failed to get "write" lock`, primitives.CodeInUse},           // another process has the image open
-	{`Failed to get shared "write" lock`, primitives.CodeInUse},    // the same, the other way round
-	{`Failed to get "consistent read" lock`, primitives.CodeInUse}, // a writer has it
-	{`is in use`, primitives.CodeInUse},                            // a node with another user
-	{`in active block job`, primitives.CodeInUse},                  // detach of a disk that is being copied
-	{`No space left on device`, primitives.CodeNoSpace},            //
-	{`Permission denied`, primitives.CodeDenied},                   // DAC, SELinux or AppArmor
-	{`No more available PCI slots`, primitives.CodeNoSpace},        //
-	{`does not support resize`, primitives.CodeUnsupported},        //
-	{`Cannot grow device files`, primitives.CodeConflict},          // the backend is not that large yet
-	{`Cannot grow NBD nodes`, primitives.CodeUnsupported},          // the size was read when the export was opened
-	{`No such file or directory`, primitives.CodeNotFound},         //
-	{`Guest agent is not responding`, primitives.CodeUnavailable},  //
-	{`already in the process of unplug`, primitives.CodeConflict},  // see detach
-	{`is already in the process of`, primitives.CodeConflict},      //
-	{`Failed to connect to`, primitives.CodeUnavailable},           // an NBD server that is away
-	{`Requested export not available`, primitives.CodeNotFound},    // an NBD server without that export
-	{`end of file from monitor`, primitives.CodeUnavailable},       // QEMU died under the call
-	{`monitor was disconnected`, primitives.CodeUnavailable},       //
-	{`Connection refused`, primitives.CodeUnavailable},             //
+	// An image that another process, or another disk, has open.
+	{`Failed to get "write" lock`, primitives.CodeInUse},
+	{`Failed to get shared "write" lock`, primitives.CodeInUse},
+	{`Failed to get "consistent read" lock`, primitives.CodeInUse},
+	{`is in use`, primitives.CodeInUse},
+	{`in active block job`, primitives.CodeInUse},
+	{`No space left on device`, primitives.CodeNoSpace},
+	{`No more available PCI slots`, primitives.CodeNoSpace},
+	// By file permissions, SELinux or AppArmor.
+	{`Permission denied`, primitives.CodeDenied},
+	{`Cannot grow NBD nodes`, primitives.CodeUnsupported},
+	{`does not support resize`, primitives.CodeUnsupported},
+	// A block device that has not grown yet.
+	{`Cannot grow device files`, primitives.CodeConflict},
+	{`No such file or directory`, primitives.CodeNotFound},
+	{`Requested export not available`, primitives.CodeNotFound},
+	{`already in the process of unplug`, primitives.CodeConflict},
+	// An NBD server that is away.
+	{`Failed to connect to`, primitives.CodeUnavailable},
+	{`Connection refused`, primitives.CodeUnavailable},
+	// A QEMU that ended under the call.
+	{`end of file from monitor`, primitives.CodeUnavailable},
+	{`monitor was disconnected`, primitives.CodeUnavailable},
+	{`Unable to read from monitor`, primitives.CodeUnavailable},
+	{`Unable to write to monitor`, primitives.CodeUnavailable},
 }
 
 // classify turns libvirt's error into one of the contract's.

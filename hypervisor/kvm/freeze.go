@@ -13,9 +13,6 @@ import (
 )
 
 const (
-	// freezeLimit is how long a guest may take to freeze: it writes back what it
-	// holds dirty. Without a bound of its own libvirt waits for hours.
-	freezeLimit = 30 * time.Second
 	// thawLimit is how long thawing is tried, however little time is left to the
 	// caller.
 	thawLimit = 30 * time.Second
@@ -38,7 +35,7 @@ func (a *Adapter) Freeze(ctx context.Context, d hypervisor.DomainID, hold time.D
 		return hypervisor.FreezeReport{}, err
 	}
 	start := time.Now()
-	count, err := a.agent(ctx, d, "freeze", freezeLimit, virt.Conn.Freeze)
+	count, err := a.agent(ctx, d, "freeze", a.freezeLimit, virt.Conn.Freeze)
 	report := hypervisor.FreezeReport{Filesystems: count}
 	if err == nil {
 		err = holding(ctx, hold, during)

@@ -45,9 +45,15 @@ type Options struct {
 	// CallLimit bounds each single call to libvirt beside the caller's context;
 	// 0: 30 s.
 	CallLimit time.Duration
+	// FreezeLimit bounds how long a guest may take to freeze, while it writes back
+	// what it holds dirty; 0: 30 s. Without a bound libvirt waits for hours.
+	FreezeLimit time.Duration
 }
 
-const defaultCallLimit = 30 * time.Second
+const (
+	defaultCallLimit   = 30 * time.Second
+	defaultFreezeLimit = 30 * time.Second
+)
 
 // accepts is what a QEMU guest can be given, best first.
 var accepts = []primitives.Acceptable{
@@ -63,6 +69,7 @@ type Adapter struct {
 	link        link
 	breaker     breaker
 	limit       time.Duration
+	freezeLimit time.Duration
 	snapshotDir string
 	locks       keylock.Set
 	removals    removals
@@ -81,6 +88,7 @@ func newOver(open virt.Opener, o Options) *Adapter {
 	a := &Adapter{
 		log:         cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
 		limit:       cmp.Or(o.CallLimit, defaultCallLimit),
+		freezeLimit: cmp.Or(o.FreezeLimit, defaultFreezeLimit),
 		snapshotDir: o.SnapshotDir,
 	}
 	a.link.open, a.link.uri, a.link.log = open, cmp.Or(o.URI, DefaultURI), a.log
@@ -91,15 +99,17 @@ func newOver(open virt.Opener, o Options) *Adapter {
 // Info describes the adapter.
 func (a *Adapter) Info(ctx context.Context) hypervisor.Info {
 	info := hypervisor.Info{Name: Name, Accepts: accepts}
-	_, err := call(ctx, a, ask{what: "read versions", limit: infoLimit}, func(c virt.Conn) (struct{}, error) {
-		var err error
-		info.Hypervisor, info.Library, err = c.Versions()
-		return struct{}{}, err
-	})
+	var err error
+	info.Library, err = call(ctx, a, ask{what: "read libvirt's version", limit: infoLimit}, virt.Conn.Library)
 	if err != nil {
-		return hypervisor.Info{Name: Name, Accepts: accepts, Note: err.Error()}
+		info.Note = err.Error()
+		return info
 	}
 	info.Connected = true
+	info.Hypervisor, err = call(ctx, a, ask{what: "read QEMU's version", limit: infoLimit}, virt.Conn.Hypervisor)
+	if err != nil {
+		info.Note = err.Error()
+	}
 	return info
 }
 

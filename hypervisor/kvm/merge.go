@@ -23,15 +23,11 @@ import (
 // while the guest runs. Where it was cut off, a repeat goes on from what the
 // domain's XML shows.
 func (a *Adapter) DeleteSnapshot(ctx context.Context, d hypervisor.DomainID, name string) error {
-	unlock, err := a.lock(ctx, domainKey(d))
+	v, unlock, err := a.claim(ctx, d, "delete snapshot "+name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	v, err := a.look(ctx, d)
-	if err != nil {
-		return err
-	}
 	all, err := a.snapshots(ctx, v)
 	if err != nil {
 		return err

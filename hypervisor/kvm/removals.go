@@ -30,7 +30,7 @@ type removal struct {
 }
 
 // begin registers the waiter of a detach, before anything is asked.
-func (r *removals) begin(d hypervisor.DomainID, id hypervisor.DiskID) *removal {
+func (r *removals) begin(d hypervisor.DomainID, alias string) *removal {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.all == nil {
@@ -39,10 +39,10 @@ func (r *removals) begin(d hypervisor.DomainID, id hypervisor.DiskID) *removal {
 	// A new one also for a disk that is leaving already: what an event said to an
 	// earlier detach must not end this one.
 	me := &removal{news: make(chan struct{}, 1)}
-	if old := r.all[removalKey{d, aliasOf(id)}]; old != nil {
+	if old := r.all[removalKey{d, alias}]; old != nil {
 		me.asked = old.asked
 	}
-	r.all[removalKey{d, aliasOf(id)}] = me
+	r.all[removalKey{d, alias}] = me
 	return me
 }
 
@@ -80,19 +80,19 @@ func (r *removals) event(e virt.Event) {
 }
 
 // end forgets a removal that came to an end, unless a later one took its place.
-func (r *removals) end(d hypervisor.DomainID, id hypervisor.DiskID, me *removal) {
+func (r *removals) end(d hypervisor.DomainID, alias string, me *removal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if key := (removalKey{d, aliasOf(id)}); r.all[key] == me {
+	if key := (removalKey{d, alias}); r.all[key] == me {
 		delete(r.all, key)
 	}
 }
 
 // has reports whether a disk was asked for and did not go.
-func (r *removals) has(d hypervisor.DomainID, id hypervisor.DiskID) bool {
+func (r *removals) has(d hypervisor.DomainID, alias string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	me := r.all[removalKey{d, aliasOf(id)}]
+	me := r.all[removalKey{d, alias}]
 	return me != nil && me.asked && !me.refused
 }
 
@@ -100,14 +100,8 @@ func (r *removals) has(d hypervisor.DomainID, id hypervisor.DiskID) bool {
 func (r *removals) settle(d hypervisor.DomainID, v view) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	there := map[string]bool{}
-	for _, disk := range disksIn(v.live) {
-		if disk.Alias != nil {
-			there[disk.Alias.Name] = true
-		}
-	}
 	for key, me := range r.all {
-		if key.domain == d && me.asked && !there[key.alias] {
+		if key.domain == d && me.asked && !hasAlias(v.live, key.alias) {
 			delete(r.all, key)
 		}
 	}

@@ -21,15 +21,11 @@ func (a *Adapter) ResizeDisk(ctx context.Context, d hypervisor.DomainID, id hype
 	if size <= 0 || size%sector != 0 {
 		return primitives.Invalid("size", "%d: expected a positive multiple of %d bytes", size, sector)
 	}
-	unlock, err := a.lock(ctx, domainKey(d))
+	v, unlock, err := a.claim(ctx, d, "resize disk "+string(id))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	v, err := a.look(ctx, d)
-	if err != nil {
-		return err
-	}
 	if v.live == nil {
 		return notRunning(v.Domain, "resize")
 	}

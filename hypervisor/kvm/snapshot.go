@@ -29,15 +29,11 @@ func (a *Adapter) CreateSnapshot(ctx context.Context, d hypervisor.DomainID, nam
 	if err := primitives.CheckSnapshotName(name); err != nil {
 		return hypervisor.Snapshot{}, err
 	}
-	unlock, err := a.lock(ctx, domainKey(d))
+	v, unlock, err := a.claim(ctx, d, "snapshot")
 	if err != nil {
 		return hypervisor.Snapshot{}, err
 	}
 	defer unlock()
-	v, err := a.look(ctx, d)
-	if err != nil {
-		return hypervisor.Snapshot{}, err
-	}
 	if v.live == nil {
 		return hypervisor.Snapshot{}, notRunning(v.Domain, "snapshot")
 	}

@@ -25,15 +25,11 @@ func (a *Adapter) Switch(ctx context.Context, d hypervisor.DomainID, disks []hyp
 			return err
 		}
 	}
-	unlock, err := a.lock(ctx, domainKey(d))
+	v, unlock, err := a.claim(ctx, d, "switch disks")
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	v, err := a.look(ctx, d)
-	if err != nil {
-		return err
-	}
 	if v.live != nil {
 		todo, err := planSwitch(v, disks)
 		if err != nil {

@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"cmp"
+	"crypto/rand"
 	"net"
 	"slices"
 	"strings"
@@ -26,7 +27,14 @@ type view struct {
 // begin with "ua-" as its users gave them, in both halves of a domain.
 const aliasPrefix = "ua-tenon-"
 
-func aliasOf(id hypervisor.DiskID) string { return aliasPrefix + string(id) }
+// newAlias returns an alias that no disk had before. QEMU's and libvirt's late
+// news of a device name it by alias: libvirt 9.0 itself, when the guest gives a
+// device back just as a second request for it comes, takes the first request's
+// news for that of whatever has the alias by then, and forgets a disk that QEMU
+// still has open.
+func newAlias(id hypervisor.DiskID) string {
+	return aliasPrefix + string(id) + "_" + strings.ToLower(rand.Text()[:8])
+}
 
 // idOf returns the ID of a disk of tenon's, or "".
 func idOf(d *libvirtxml.DomainDisk) hypervisor.DiskID {
@@ -34,6 +42,7 @@ func idOf(d *libvirtxml.DomainDisk) hypervisor.DiskID {
 		return ""
 	}
 	id, ours := strings.CutPrefix(d.Alias.Name, aliasPrefix)
+	id, _, _ = strings.Cut(id, "_") // which no ID contains
 	if !ours || hypervisor.CheckDiskID(hypervisor.DiskID(id)) != nil {
 		return ""
 	}
@@ -46,6 +55,11 @@ func disksIn(d *libvirtxml.Domain) []libvirtxml.DomainDisk {
 		return nil
 	}
 	return d.Devices.Disks
+}
+
+// hasAlias reports whether a disk of that alias is in one half.
+func hasAlias(d *libvirtxml.Domain, alias string) bool {
+	return slices.ContainsFunc(disksIn(d), func(x libvirtxml.DomainDisk) bool { return x.Alias != nil && x.Alias.Name == alias })
 }
 
 // find returns the disk of that ID in one half, or nil.
@@ -61,12 +75,12 @@ func find(d *libvirtxml.Domain, id hypervisor.DiskID) *libvirtxml.DomainDisk {
 
 // disks merges both halves. A disk of tenon's is the same in both by its alias,
 // another one by its target. What the running domain says wins.
-func (v view) disks(detaching func(hypervisor.DiskID) bool) []hypervisor.Disk {
+func (v view) disks(detaching func(alias string) bool) []hypervisor.Disk {
 	var out []hypervisor.Disk
 	for _, d := range disksIn(v.live) {
 		disk := describe(&d)
 		disk.Live = true
-		disk.Detaching = disk.ID != "" && detaching(disk.ID)
+		disk.Detaching = disk.ID != "" && detaching(d.Alias.Name)
 		out = append(out, disk)
 	}
 	for _, d := range disksIn(v.config) {

@@ -93,18 +93,16 @@ func (v *Conn) Close() error {
 	return errors.Join(append(errs, translate(err))...)
 }
 
-// Versions names QEMU and libvirt.
-func (v *Conn) Versions() (hypervisor, library string, err error) {
-	lib, err := v.c.GetLibVersion()
-	if err != nil {
-		return "", "", translate(err)
-	}
-	library = "libvirt " + version(lib)
-	qemu, err := v.c.GetVersion()
-	if err != nil {
-		return "", library, translate(err)
-	}
-	return "QEMU " + version(qemu), library, nil
+// Library names libvirt.
+func (v *Conn) Library() (string, error) {
+	n, err := v.c.GetLibVersion()
+	return "libvirt " + version(n), translate(err)
+}
+
+// Hypervisor names QEMU.
+func (v *Conn) Hypervisor() (string, error) {
+	n, err := v.c.GetVersion()
+	return "QEMU " + version(n), translate(err)
 }
 
 // version prints libvirt's way to put three numbers into one.

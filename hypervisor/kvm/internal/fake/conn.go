@@ -13,7 +13,7 @@ import (
 )
 
 // diskSize is the size of every disk until it is resized.
-const diskSize = 64 << 20
+const diskSize = 16 << 20
 
 // Conn is a connection to the fake.
 type Conn struct {
@@ -45,10 +45,11 @@ func (c *Conn) Listen(handle func(virt.Event)) error {
 	return nil
 }
 
-// Versions names the fake.
-func (c *Conn) Versions() (hypervisor, library string, err error) {
-	return "QEMU 0.0.0", "fake 0.0.0", c.alive()
-}
+// Library names the fake.
+func (c *Conn) Library() (string, error) { return "fake 0.0.0", c.alive() }
+
+// Hypervisor names what the fake pretends.
+func (c *Conn) Hypervisor() (string, error) { return "QEMU 0.0.0", c.alive() }
 
 func (c *Conn) alive() error {
 	select {
@@ -209,11 +210,12 @@ func (c *Conn) Thaw(uuid string, seconds int) (n int, err error) {
 
 func (c *Conn) agent(uuid, name string, seconds int, fn func(*domain) error) error {
 	var hung bool
+	var limit time.Duration
 	err := c.change(uuid, name, func(d *domain) error {
 		if d.live == nil || d.manners.NoAgent {
 			return virt.Errorf(virt.CodeAgentUnresponsive, "Guest agent is not responding: QEMU guest agent is not connected")
 		}
-		hung = d.manners.HungAgent
+		hung, limit = d.manners.HungAgent, min(c.l.sync, time.Duration(seconds)*time.Second)
 		if hung {
 			return nil
 		}
@@ -222,7 +224,7 @@ func (c *Conn) agent(uuid, name string, seconds int, fn func(*domain) error) err
 	if err != nil || !hung {
 		return err
 	}
-	timer := time.NewTimer(time.Duration(seconds) * time.Second)
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	<-timer.C
 	return virt.Errorf(virt.CodeAgentUnresponsive, "Guest agent is not responding: Guest agent not available for now")

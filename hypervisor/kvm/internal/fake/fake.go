@@ -19,6 +19,9 @@ import (
 // lockWait is how long libvirt waits for a domain that another call holds.
 const lockWait = 30 * time.Second
 
+// agentSync is how long libvirt waits for a guest agent to show that it hears.
+const agentSync = 5 * time.Second
+
 // Manners are how a guest behaves.
 type Manners struct {
 	Deaf       bool          // it does not hear requests to give a device back
@@ -38,6 +41,7 @@ type Libvirt struct {
 	away    error
 	opened  int
 	files   func(path string) error // how a missing image fails; nil: none is missing
+	sync    time.Duration           // how long a hung guest agent is waited for
 }
 
 type domain struct {
@@ -59,7 +63,14 @@ type domain struct {
 
 // New returns a libvirt without domains.
 func New() *Libvirt {
-	return &Libvirt{domains: map[string]*domain{}, conns: map[*Conn]bool{}}
+	return &Libvirt{domains: map[string]*domain{}, conns: map[*Conn]bool{}, sync: agentSync}
+}
+
+// SyncWithin sets how long a guest agent that hangs is waited for.
+func (l *Libvirt) SyncWithin(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sync = d
 }
 
 // CheckFiles makes attaching fail as check fails.
@@ -168,6 +179,13 @@ func (l *Libvirt) Stall(uuid string) (resume func()) {
 	})
 }
 
+// Start starts a domain.
+func (l *Libvirt) Start(uuid string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.domains[uuid].start(l)
+}
+
 // Kill ends a domain as a crash of its QEMU does.
 func (l *Libvirt) Kill(uuid string) {
 	l.mu.Lock()
@@ -197,7 +215,7 @@ func (d *domain) start(l *Libvirt) {
 	for i := range live.Devices.Disks {
 		d.capacity[live.Devices.Disks[i].Target.Dev] = diskSize
 	}
-	d.live, d.run, d.reason = live, virt.Running, ""
+	d.live, d.run, d.reason, d.manners = live, virt.Running, "", Manners{}
 	d.showAgent()
 	l.tell(d, virt.Event{Kind: virt.Changed})
 }

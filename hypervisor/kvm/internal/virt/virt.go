@@ -14,8 +14,10 @@ type Opener func(uri string) (Conn, error)
 // may be for ever: only the caller's own goroutine and deadline bound them.
 // Domains are named by UUID. Errors are [Error].
 type Conn interface {
-	// Versions names the hypervisor and the library with their versions.
-	Versions() (hypervisor, library string, err error)
+	// Library and Hypervisor name what is there, with its version. The second may
+	// take seconds: libvirt may have to look at QEMU first.
+	Library() (string, error)
+	Hypervisor() (string, error)
 	// Domains lists running and defined domains.
 	Domains() ([]Domain, error)
 	// XML returns a domain's XML as it runs, or as it is defined.
