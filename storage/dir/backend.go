@@ -51,12 +51,35 @@ func errClosed() *primitives.Error {
 // enter opens the directory for an operation and makes sure that it is still
 // the device's. It answers within ctx even if the file system hangs.
 func (b *backend) enter(ctx context.Context) (*session, error) {
-	b.mu.Lock()
-	closed, fs := b.closed, b.fs
-	b.mu.Unlock()
-	if closed {
+	if b.isClosed() {
 		return nil, errClosed()
 	}
+	return b.enterEvenClosed(ctx, false)
+}
+
+func (b *backend) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
+// enterEvenClosed is for taking back what was begun before Close.
+func (b *backend) enterEvenClosed(ctx context.Context, locked bool) (*session, error) {
+	s, err := b.session(ctx)
+	if err != nil || !locked {
+		return s, err
+	}
+	if s.meta, err = s.lockMeta(ctx); err != nil {
+		s.leave()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (b *backend) session(ctx context.Context) (*session, error) {
+	b.mu.Lock()
+	fs := b.fs
+	b.mu.Unlock()
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -100,15 +123,10 @@ func (b *backend) openTree() (tree, error) {
 // change is enter for an operation that changes records: nobody else changes
 // any until leave.
 func (b *backend) change(ctx context.Context) (*session, error) {
-	s, err := b.enter(ctx)
-	if err != nil {
-		return nil, err
+	if b.isClosed() {
+		return nil, errClosed()
 	}
-	if s.meta, err = s.lockMeta(ctx); err != nil {
-		s.leave()
-		return nil, err
-	}
-	return s, nil
+	return b.enterEvenClosed(ctx, true)
 }
 
 func (s *session) leave() {

@@ -296,6 +296,9 @@ func (s *session) relinkVolume(t primitives.Tombstone, as primitives.URI, op pri
 	if err := s.checkFree(as); err != nil {
 		return primitives.Object{}, err
 	}
+	if err := s.checkData(as, r); err != nil {
+		return primitives.Object{}, err
+	}
 	r.Name, r.Relinked = as.Volume, by
 	d := *r.Delinked
 	d.Undone = true // while the record is in the trash it says nothing
@@ -315,6 +318,20 @@ func (s *session) relinkVolume(t primitives.Tombstone, as primitives.URI, op pri
 		return primitives.Object{}, err
 	}
 	return s.volumeObject(r, cond)
+}
+
+// checkData makes sure that no data file was taken away behind our back.
+func (s *session) checkData(u primitives.URI, r record) error {
+	for _, l := range r.Layers {
+		_, err := s.lstat(l.file())
+		if errors.Is(err, fs.ErrNotExist) {
+			return fail(primitives.CodeNotFound, u, "its file %s is gone", s.host(l.file())).Trying("restore the file, or destroy the tombstone")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkFree makes sure that nothing has the name.
@@ -379,6 +396,9 @@ func (s *session) relinkSnapshot(t primitives.Tombstone, volume primitives.Handl
 		return primitives.Object{}, fail(primitives.CodeConflict, u, "it is being destroyed").Trying("finish the destroy")
 	case r.snapshot(name) != nil:
 		return primitives.Object{}, fail(primitives.CodeExists, u, "another snapshot has that name")
+	}
+	if err := s.checkData(u, r); err != nil {
+		return primitives.Object{}, err
 	}
 	d := *snap.Delinked
 	d.Undone = true

@@ -65,6 +65,13 @@ func (s *session) grow(ctx context.Context, u primitives.URI, r *record, size in
 		f.Size, f.Growing = size, nil
 		f.Generation++
 	default:
+		// Our own readers first: their storage daemons hold the image as well.
+		if use, err := s.layerUse(f.Head); err != nil || use != unused {
+			if err == nil {
+				err = errBeingRead(u)
+			}
+			return err
+		}
 		held, err := s.heldByQEMU(f.layer(f.Head).ref())
 		if err != nil {
 			return err
@@ -72,12 +79,6 @@ func (s *session) grow(ctx context.Context, u primitives.URI, r *record, size in
 		f.Growing = &growth{Size: size, By: request{Kind: kindResize, ID: op.ID}}
 		if held {
 			break
-		}
-		if use, err := s.layerUse(f.Head); err != nil || use != unused {
-			if err == nil {
-				err = errBeingRead(u)
-			}
-			return err
 		}
 		// Recorded first: after a crash in between the image itself tells.
 		if err := s.save(record{f, r.file}); err != nil {

@@ -5,6 +5,7 @@ package dir
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -154,19 +155,37 @@ func (w *writer) Abort(ctx context.Context) error {
 	}
 	lost := w.lost
 	w.mu.Unlock()
-	if lost || !w.create {
+	if !w.create {
 		w.hold.release() // what is recorded as being written is now an interrupted write
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
-	s, err := w.b.change(ctx)
+	return classify(w.u, w.takeBack(ctx, lost))
+}
+
+// takeBack removes a volume that was being made, also after Close of the device.
+func (w *writer) takeBack(ctx context.Context, lost bool) error {
+	s, err := w.b.enterEvenClosed(ctx, true)
 	if err != nil {
 		w.hold.release() // the next Open clears it away
-		return classify(w.u, err)
+		return err
 	}
 	defer s.leave()
-	return classify(w.u, s.discard(w.record, w.job))
+	if lost {
+		// The lock was let go, so another may have gone on with the write since.
+		r, err := s.loadFile(w.file)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && (r.Handle != w.Handle || r.State != stateCreating) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if w.job.hold, err = s.lockLayer(w.Head, true); err != nil || w.job.hold == nil {
+			return err
+		}
+	}
+	return s.discard(w.record, w.job)
 }
 
 // replayed is the writer of a create that was committed before: the bytes that
