@@ -12,7 +12,8 @@ SHELL       := /bin/bash
 # mkfs and losetup live there, and an ordinary user's path may lack it.
 export PATH := $(PATH):/usr/sbin:/sbin
 # File systems on loop devices and libvirt need root. What is built stays the caller's.
-AS_ROOT     := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
+AS_ROOT     := $(if $(filter 0,$(shell id -u)),,sudo -E env PATH=$(PATH))
+READY       := test/install-packages.sh && mkdir -p build "$${XDG_CACHE_HOME:-$$HOME/.cache}/tenon"
 WITH_TOOLS  := tools=$$(test/tools.sh) && export PATH="$$tools:$$PATH" &&
 
 .DEFAULT_GOAL := help
@@ -34,20 +35,20 @@ lint: ## Run the linters, and see that api/ is generated from what it says
 	$(WITH_TOOLS) golangci-lint run && test/generated.sh
 
 test: ## Run all tests, on real guests and file systems; PACKAGES=./storage/... and FLAGS=-race narrow and sharpen it
-	@test/install-packages.sh
-	@mkdir -p build && $(GO) build -o build/summary ./test/summary
+	@$(READY)
+	@$(GO) build -o build/summary ./test/summary
 	@$(GO) test -tags $(TAGS) -timeout 20m $(if $(AS_ROOT),-exec '$(AS_ROOT)') $(FLAGS) -json $(PACKAGES) | tee build/test.json | build/summary
 
 demo: build ## Show the main job on a real guest, step by step, in under two minutes
-	@test/install-packages.sh
+	@$(READY)
 	@$(GO) build -tags $(TAGS) -o build/demo ./test/demo
 	@$(AS_ROOT) build/demo -bin build
 
 bench: $(BENCHES:%=bench-%) ## Measure against the peers; tables here, rows in build/bench/NAME.json
 
 $(BENCHES:%=bench-%): bench-%: build
-	@test/install-packages.sh
-	@mkdir -p build/bench && $(GO) build -tags $(TAGS) -o build/bench/run ./test/bench
+	@$(READY)
+	@$(GO) build -tags $(TAGS) -o build/bench/run ./test/bench
 	@$(AS_ROOT) build/bench/run -bin build -out build/bench $*
 
 tools: ## Build the pinned tools into the cache, or find them there
