@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+
+	"github.com/tenon-storage/tenon/agent/device"
+	"github.com/tenon-storage/tenon/agent/journal"
+	"github.com/tenon-storage/tenon/primitives"
+)
+
+// Reader reads a volume for a caller; Close ends the recorded use.
+type Reader struct {
+	primitives.Reader
+	end func() error
+}
+
+// Close gives the volume back.
+func (r *Reader) Close() error { return errors.Join(r.Reader.Close(), r.end()) }
+
+// Writer writes a volume for a caller; Commit or Abort ends the recorded use.
+type Writer struct {
+	primitives.Writer
+	end func() error
+}
+
+// Commit makes what was written durable.
+func (w *Writer) Commit(ctx context.Context) (primitives.Object, error) {
+	o, err := w.Writer.Commit(ctx)
+	if err != nil {
+		return o, err
+	}
+	return o, w.end()
+}
+
+// Abort gives up; after Commit it does nothing.
+func (w *Writer) Abort(ctx context.Context) error { return errors.Join(w.Writer.Abort(ctx), w.end()) }
+
+// Read opens a volume or snapshot for a caller that reads it through the agent.
+func (s *Service) Read(ctx context.Context, u primitives.URI) (*Reader, error) {
+	if err := objectName("uri", u); err != nil {
+		return nil, err
+	}
+	end, err := s.admitStream(u, primitives.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.Device(ctx, u)
+	if err != nil {
+		return nil, errors.Join(err, end())
+	}
+	r, err := d.Read(ctx, u, primitives.Op{})
+	if err != nil {
+		return nil, errors.Join(err, end())
+	}
+	return &Reader{Reader: r, end: end}, nil
+}
+
+// Write opens an existing volume for a caller that writes it through the agent.
+// What was written stands once Commit returned; without it the volume is
+// Incomplete. requestID makes an interrupted write resumable; it may be empty.
+func (s *Service) Write(ctx context.Context, u primitives.URI, requestID string) (*Writer, error) {
+	if err := volumeName("uri", u); err != nil {
+		return nil, err
+	}
+	end, err := s.admitStream(u, primitives.ReadWrite)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.Device(ctx, u)
+	if err != nil {
+		return nil, errors.Join(err, end())
+	}
+	w, err := d.Write(ctx, u, primitives.WriteRequest{Op: primitives.Op{ID: requestID}, Resume: requestID != ""})
+	if err != nil {
+		return nil, errors.Join(err, end())
+	}
+	return &Writer{Writer: w, end: end}, nil
+}
+
+// admitStream records the use, and returns what ends it.
+func (s *Service) admitStream(u primitives.URI, access primitives.Access) (end func() error, err error) {
+	id := "stream-" + rand.Text()
+	err = s.journal.Update(func(tx *journal.Tx) error {
+		return device.Admit(tx, journal.Use{ID: id, Kind: journal.UseStream, URI: u, Access: access})
+	})
+	return func() error {
+		return s.journal.Update(func(tx *journal.Tx) error { return tx.DeleteUse(id) })
+	}, err
+}
+
+// DropStreams forgets the streams of an earlier tenond: their callers are gone.
+func (s *Service) DropStreams() error {
+	return s.journal.Update(func(tx *journal.Tx) error {
+		uses, err := tx.Uses()
+		for _, u := range uses {
+			if u.Kind == journal.UseStream {
+				err = errors.Join(err, tx.DeleteUse(u.ID))
+			}
+		}
+		return err
+	})
+}
