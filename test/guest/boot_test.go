@@ -93,6 +93,13 @@ func build(t *testing.T) guest.Image {
 
 // One guest serves all that follows, because booting is what costs time here, and because a process can have one root only.
 func TestGuestHasWhatTheAdaptersTestsNeed(t *testing.T) {
+	var left string // the pid of the guest that outlives this test
+	t.Cleanup(func() {
+		// What has ended and is not yet forgotten has no arguments.
+		if arguments, _ := os.ReadFile("/proc/" + left + "/cmdline"); left != "" && len(arguments) > 0 {
+			t.Errorf("process %s, a guest of a removed root, still runs: %q", left, arguments)
+		}
+	})
 	root := newRoot(t)
 	d := guest.Domain{Name: "one", UUID: "8b1f3f0e-0000-4000-8000-000000000002", Image: build(t), Dir: root.Dir}
 	if err := root.Define(d, true); err != nil {
@@ -126,6 +133,14 @@ func TestGuestHasWhatTheAdaptersTestsNeed(t *testing.T) {
 			return
 		}
 	}
+	if err := domain.Create(); err != nil {
+		t.Fatal(err)
+	}
+	pid, err := os.ReadFile(filepath.Join(root.Dir, "run/qemu/one.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left = strings.TrimSpace(string(pid))
 }
 
 // watch calls seen at the first lifecycle event of that kind.
