@@ -4,8 +4,10 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 
+	"github.com/tenon-storage/tenon/agent/device"
 	"github.com/tenon-storage/tenon/agent/journal"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/primitives"
@@ -16,41 +18,71 @@ func (s *Service) importKind() operation.Kind[ImportArgs, outcome] {
 	return operation.Kind[ImportArgs, outcome]{
 		Name:    KindImport,
 		Subject: func(a ImportArgs) string { return a.URI.Short() },
-		Check: func(_ context.Context, r *run) error {
-			a := r.Args
-			if !filepath.IsAbs(a.Path) {
-				return primitives.Invalid("path", "%q: expected an absolute path on the host of tenond", a.Path)
-			}
-			if a.Format == "" {
-				return primitives.Invalid("format", "it is empty; an image's format is told, never guessed")
-			}
-			return volumeName("uri", a.URI)
-		},
-		Admit: func(tx *journal.Tx, r *run) error {
+		Check:   s.checkImport,
+		Admit: func(tx *journal.Tx, r *run) (err error) {
 			claim(r, r.Args.URI, false)
-			return configured(tx, r.Args.URI.Device)
+			r.Memory.Uses = nil
+			for _, f := range r.Memory.Found {
+				u := f.AdoptedUse(r.Args.URI, r.ID)
+				r.Memory.Uses = append(r.Memory.Uses, u)
+				err = errors.Join(err, device.Admit(tx, u))
+			}
+			return errors.Join(err, configured(tx, r.Args.URI.Device))
 		},
 		Steps: []operation.Step[ImportArgs, outcome]{{
 			Name: "import",
 			Do:   s.importImage,
 			Undo: s.takeBackImport,
 		}, {
+			// The disks have the image open already; the mappings tell the device so.
 			Name: "adopt",
-			Do: func(ctx context.Context, r *run) (err error) {
-				if s.options.Adopt != nil {
-					r.Memory.Adopted, err = s.options.Adopt(ctx, r.Args.URI, r.Args.Path, r.ID)
+			Do: func(ctx context.Context, r *run) error {
+				for _, u := range r.Memory.Uses {
+					if err := s.disks.Serve(ctx, u, r.Op("map "+u.ID), r.Op("activate "+u.ID)); err != nil {
+						return err
+					}
+				}
+				return nil
+			},
+			Undo: func(ctx context.Context, r *run) (err error) {
+				for _, u := range r.Memory.Uses {
+					err = errors.Join(err, s.disks.Release(ctx, u))
 				}
 				return err
 			},
-			Undo: func(ctx context.Context, r *run) error {
-				if s.options.Abandon == nil {
-					return nil
-				}
-				return s.options.Abandon(ctx, r.Args.URI, r.ID)
-			},
 		}},
-		Result: func(r *run) any { return Imported{Object: r.Memory.Object, Adopted: r.Memory.Adopted} },
+		Result: func(r *run) any {
+			result := Imported{Object: r.Memory.Object}
+			for _, f := range r.Memory.Found {
+				result.Adopted = append(result.Adopted, f.String())
+			}
+			return result
+		},
+		End: func(tx *journal.Tx, r *run, state operation.State, left bool) (err error) {
+			if state == operation.Succeeded || left {
+				return nil
+			}
+			for _, u := range r.Memory.Uses {
+				err = errors.Join(err, tx.DeleteUse(u.ID))
+			}
+			return err
+		},
 	}
+}
+
+func (s *Service) checkImport(ctx context.Context, r *operation.Run[ImportArgs, outcome]) (err error) {
+	a := r.Args
+	if !filepath.IsAbs(a.Path) {
+		return primitives.Invalid("path", "%q: expected an absolute path on the host of tenond", a.Path)
+	}
+	if a.Format == "" {
+		return primitives.Invalid("format", "it is empty; an image's format is told, never guessed")
+	}
+	if err := volumeName("uri", a.URI); err != nil {
+		return err
+	}
+	r.Memory.Found, err = s.disks.UsersOf(ctx, a.Path)
+	return err
 }
 
 func (s *Service) importImage(ctx context.Context, r *operation.Run[ImportArgs, outcome]) error {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/tenon-storage/tenon/agent/attach"
 	"github.com/tenon-storage/tenon/agent/journal"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/primitives"
@@ -15,8 +16,9 @@ import (
 type outcome struct {
 	Object    primitives.Object
 	Tombstone primitives.Tombstone
-	Adopted   []string
-	Resumed   bool // a crash came during the step, so it may have been done
+	Found     []attach.Found // disks that use an image that is imported
+	Uses      []journal.Use  // theirs
+	Resumed   bool           // a crash came during the step, so it may have been done
 }
 
 // object is the result of kinds that end with one.
@@ -123,24 +125,22 @@ func (s *Service) resizeKind() operation.Kind[ResizeArgs, outcome] {
 	return operation.Kind[ResizeArgs, outcome]{
 		Name:    KindResize,
 		Subject: func(a ResizeArgs) string { return a.URI.Short() },
-		Check: func(_ context.Context, r *run) error {
+		Check: func(ctx context.Context, r *run) error {
 			a := r.Args
 			if a.Size <= 0 {
 				return primitives.Invalid("size", "%d: expected a number of bytes above 0", a.Size)
 			}
-			return volumeName("uri", a.URI)
+			if err := volumeName("uri", a.URI); err != nil {
+				return err
+			}
+			return s.unused(ctx, a.URI, resizeDisk)
 		},
 		Admit: func(tx *journal.Tx, r *run) error {
 			claim(r, r.Args.URI, false)
 			if err := configured(tx, r.Args.URI.Device); err != nil {
 				return err
 			}
-			return s.unused(tx, r.Args.URI, func(u journal.Use) string {
-				if u.Kind != journal.UseDisk {
-					return s.detachFirst(u)
-				}
-				return "resize it beneath its guest: tenonctl disk resize " + s.domain(u.Domain) + " " + diskOf(u) + " --size SIZE"
-			})
+			return stillUnused(tx, r.Args.URI, resizeDisk)
 		},
 		Steps: only("resize", func(ctx context.Context, r *run) error {
 			d, err := s.Device(ctx, r.Args.URI)
@@ -203,19 +203,22 @@ func (s *Service) delinkKind() operation.Kind[DelinkArgs, outcome] {
 	return operation.Kind[DelinkArgs, outcome]{
 		Name:    KindDelink,
 		Subject: func(a DelinkArgs) string { return a.URI.Short() },
-		Check: func(_ context.Context, r *run) error {
+		Check: func(ctx context.Context, r *run) error {
 			a := r.Args
 			if a.Keep < 0 {
 				return primitives.Invalid("keep", "%v is negative", a.Keep)
 			}
-			return objectName("uri", a.URI)
+			if err := objectName("uri", a.URI); err != nil {
+				return err
+			}
+			return s.unused(ctx, a.URI, detachFirst)
 		},
 		Admit: func(tx *journal.Tx, r *run) error {
 			claim(r, r.Args.URI, false)
 			if err := configured(tx, r.Args.URI.Device); err != nil {
 				return err
 			}
-			return s.unused(tx, r.Args.URI, s.detachFirst)
+			return stillUnused(tx, r.Args.URI, detachFirst)
 		},
 		Steps: onlyTakingBack("delink", s.delink, func(ctx context.Context, r *run) error {
 			if err := s.delink(ctx, r); err != nil {

@@ -3,10 +3,12 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
+	"slices"
 
+	"github.com/tenon-storage/tenon/agent/attach"
 	"github.com/tenon-storage/tenon/agent/device"
 	"github.com/tenon-storage/tenon/agent/journal"
 	"github.com/tenon-storage/tenon/agent/operation"
@@ -14,29 +16,16 @@ import (
 	"github.com/tenon-storage/tenon/storage"
 )
 
-// Options are what the room needs from its neighbours.
-type Options struct {
-	Log *slog.Logger
-	// DomainName tells a domain's name by its ID, for blockers; nil: the ID is shown.
-	DomainName func(id string) string
-	// Adopt takes disks of running domains that use the image at path already as
-	// uses of u, and names them as DOMAIN/TARGET. A repeat names the same. nil:
-	// there is no hypervisor.
-	Adopt func(ctx context.Context, u primitives.URI, path, operation string) ([]string, error)
-	// Abandon forgets the uses that Adopt made for u. nil as Adopt.
-	Abandon func(ctx context.Context, u primitives.URI, operation string) error
-}
-
 // Service changes volumes, and opens them for callers that read and write.
 type Service struct {
 	devices *device.Registry
 	journal *journal.Journal
-	options Options
+	disks   *attach.Service
 }
 
 // New returns the service and registers its kinds of operation.
-func New(j *journal.Journal, e *operation.Engine, devices *device.Registry, o Options) *Service {
-	s := &Service{devices: devices, journal: j, options: o}
+func New(j *journal.Journal, e *operation.Engine, devices *device.Registry, disks *attach.Service) *Service {
+	s := &Service{devices: devices, journal: j, disks: disks}
 	operation.Register(e, s.createKind())
 	operation.Register(e, s.importKind())
 	operation.Register(e, s.resizeKind())
@@ -65,56 +54,95 @@ func configured(tx *journal.Tx, name string) error {
 	return nil
 }
 
-// unused refuses a volume, or one of its snapshots, that a domain or a transfer
-// uses: CodeInUse names the uses. what is the advice.
-func (s *Service) unused(tx *journal.Tx, u primitives.URI, advice func(journal.Use) string) error {
-	uses, err := tx.Uses()
+// naming tells a domain's name by its ID.
+type naming func(id string) string
+
+// byID shows the ID: within a transaction nobody is asked.
+func byID(id string) string { return id }
+
+// byName asks the hypervisor once, and shows the ID where it does not answer.
+func (s *Service) byName(ctx context.Context) naming {
+	names := map[string]string{}
+	domains, err := s.disks.Domains(ctx)
 	if err != nil {
+		return byID
+	}
+	for _, d := range domains {
+		names[string(d.ID)] = d.Name
+	}
+	return func(id string) string { return cmp.Or(names[id], id) }
+}
+
+// advice says what to do about a use.
+type advice func(u journal.Use, domain naming) string
+
+// unused refuses a volume, or one of its snapshots, that a disk or a transfer
+// uses, with names that people know. Admit asks again, in its transaction.
+func (s *Service) unused(ctx context.Context, u primitives.URI, try advice) error {
+	var uses []journal.Use
+	err := s.journal.View(func(tx *journal.Tx) (err error) {
+		uses, err = usesOf(tx, u)
+		return err
+	})
+	if err != nil || len(uses) == 0 {
 		return err
 	}
-	inUse := primitives.Errorf(primitives.CodeInUse, "%s is in use on this host", u.Short()).On(u)
+	return inUse(u, uses, s.byName(ctx), try)
+}
+
+// stillUnused is unused within the transaction that admits the operation.
+func stillUnused(tx *journal.Tx, u primitives.URI, try advice) error {
+	uses, err := usesOf(tx, u)
+	if err != nil || len(uses) == 0 {
+		return err
+	}
+	return inUse(u, uses, byID, try)
+}
+
+// usesOf lists the uses of an object, for a volume those of its snapshots too.
+func usesOf(tx *journal.Tx, u primitives.URI) ([]journal.Use, error) {
+	all, err := tx.Uses()
+	return slices.DeleteFunc(all, func(use journal.Use) bool {
+		return use.URI != u && (!u.IsVolume() || use.URI.Parent() != u)
+	}), err
+}
+
+func inUse(u primitives.URI, uses []journal.Use, domain naming, try advice) error {
+	e := primitives.Errorf(primitives.CodeInUse, "it is in use on this host").On(u).Trying("%s", try(uses[0], domain))
 	for _, use := range uses {
-		if use.URI == u || (u.IsVolume() && use.URI.Parent() == u) {
-			inUse = inUse.By(s.blocker(use))
-			if inUse.Try == "" {
-				inUse = inUse.Trying("%s", advice(use))
-			}
+		switch use.Kind {
+		case journal.UseDisk:
+			e = e.By(primitives.Blocker{Kind: "disk", Name: domain(use.Domain) + "/" + diskOf(use)})
+		case journal.UseTransfer:
+			e = e.By(primitives.Blocker{Kind: "operation", Name: use.Operation})
+		default:
+			e = e.By(primitives.Blocker{Kind: string(use.Kind), Name: use.ID})
 		}
 	}
-	if len(inUse.Blocked) > 0 {
-		return inUse
-	}
-	return nil
+	return e
 }
 
-func (s *Service) blocker(u journal.Use) primitives.Blocker {
-	switch u.Kind {
-	case journal.UseDisk:
-		return primitives.Blocker{Kind: "disk", Name: s.domain(u.Domain) + "/" + diskOf(u)}
-	case journal.UseTransfer:
-		return primitives.Blocker{Kind: "operation", Name: u.Operation}
-	}
-	return primitives.Blocker{Kind: string(u.Kind), Name: u.ID}
-}
-
-func (s *Service) domain(id string) string {
-	if s.options.DomainName == nil {
-		return id
-	}
-	return s.options.DomainName(id)
-}
-
-func diskOf(u journal.Use) string {
-	if u.Disk != "" {
-		return u.Disk
-	}
-	return u.Target
-}
+func diskOf(u journal.Use) string { return cmp.Or(u.Disk, u.Target) }
 
 // detachFirst is the advice for what cannot be done under a disk.
-func (s *Service) detachFirst(u journal.Use) string {
+func detachFirst(u journal.Use, domain naming) string {
 	if u.Kind == journal.UseDisk {
-		return fmt.Sprintf("detach it first: tenonctl disk detach %s %s", s.domain(u.Domain), diskOf(u))
+		return fmt.Sprintf("detach it first: tenonctl disk detach %s %s", domain(u.Domain), diskOf(u))
+	}
+	return waitForIt(u)
+}
+
+// resizeDisk is the advice for a volume beneath a disk.
+func resizeDisk(u journal.Use, domain naming) string {
+	if u.Kind == journal.UseDisk {
+		return fmt.Sprintf("resize it beneath its guest: tenonctl disk resize %s %s --size SIZE", domain(u.Domain), diskOf(u))
+	}
+	return waitForIt(u)
+}
+
+func waitForIt(u journal.Use) string {
+	if u.Operation == "" {
+		return "wait until its reader or writer has ended"
 	}
 	return fmt.Sprintf("wait for it: tenonctl operation wait %s", u.Operation)
 }
