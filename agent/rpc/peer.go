@@ -46,7 +46,7 @@ func (l LocalPeers) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 	if err != nil {
 		return nil, nil, err
 	}
-	if !l.admits(info) {
+	if !l.Admits(info) {
 		return nil, nil, primitives.Errorf(primitives.CodeDenied, "%v may not use the socket", info)
 	}
 	return conn, info, nil
@@ -68,7 +68,8 @@ func (l LocalPeers) Clone() credentials.TransportCredentials { return l }
 // OverrideServerName does nothing: a unix socket has no server name.
 func (l LocalPeers) OverrideServerName(string) error { return nil }
 
-func (l LocalPeers) admits(p PeerInfo) bool {
+// Admits reports whether the peer may use the socket.
+func (l LocalPeers) Admits(p PeerInfo) bool {
 	if p.UID == 0 || int(p.UID) == os.Geteuid() {
 		return true
 	}

@@ -119,6 +119,9 @@ type listener struct {
 	made os.FileInfo
 }
 
+// Addr returns the socket's final name.
+func (l *listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
 // Close ends listening and removes the socket.
 func (l *listener) Close() error {
 	err := l.Listener.Close()
