@@ -261,8 +261,7 @@ func (l *lease) verdict(err error) error {
 	if err == nil || !errors.Is(err, context.Canceled) && primitives.CodeOf(err) != primitives.CodeCancelled {
 		return err
 	}
-	switch cause := context.Cause(l.ctx); cause {
-	case errTimeout, errClosed:
+	if cause := context.Cause(l.ctx); errors.Is(cause, errTimeout) || errors.Is(cause, errClosed) {
 		return &primitives.Error{Code: primitives.CodeUnavailable, Err: cause}
 	}
 	return err

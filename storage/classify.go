@@ -60,7 +60,7 @@ func asError(err error) *primitives.Error {
 		return &primitives.Error{Code: codeOf(err), Err: withoutCode(err)}
 	}
 	e := *inner
-	if error(inner) != err {
+	if err.Error() != inner.Error() {
 		e.Err = err // keep what was wrapped around it
 	}
 	if e.Code == 0 {
@@ -71,7 +71,7 @@ func asError(err error) *primitives.Error {
 
 // withoutCode drops a cause that says no more than the code does.
 func withoutCode(err error) error {
-	if _, bare := err.(primitives.Code); bare {
+	if err.Error() == codeOf(err).String() {
 		return nil
 	}
 	return err

@@ -61,8 +61,10 @@ func (d *Device) offload(ctx context.Context, from primitives.URI, dst *Device, 
 	if o, err := dst.Stat(ctx, to, primitives.Op{}); err == nil && o.State == primitives.Incomplete && r.Resume {
 		return primitives.Object{}, none // a streamed copy is to be gone on with
 	}
-	c := call{name: "receive", uri: to, op: r.Op, scope: primitives.ScopeVolume, long: true, keys: naming(to),
-		args: arguments(r.Op, "receive %s from %s", to.Short(), from.Short())}
+	c := call{
+		name: "receive", uri: to, op: r.Op, scope: primitives.ScopeVolume, long: true, keys: naming(to),
+		args: arguments(r.Op, "receive %s from %s", to.Short(), from.Short()),
+	}
 	return perform(ctx, dst, c, func(ctx context.Context, op primitives.Op) (primitives.Object, error) {
 		target := primitives.CopyTarget{URI: to, Backend: backend, Driver: dst.driver.Name, Props: op.Props}
 		return d.CopyTo(ctx, from, target, primitives.Op{ID: r.Op.ID, Report: op.Report})

@@ -39,11 +39,9 @@ func (r deltaReader) extents(ctx context.Context, q primitives.DeltaRequest, key
 		ctx, stop := context.WithCancelCause(ctx)
 		found := make(chan primitives.Extent, 256)
 		ended := make(chan error, 1)
-		running := true
 		defer func() {
 			stop(errEnough)
-			if running {
-				<-ended // which is soon, as ctx ended
+			for range ended { // closed soon, as ctx ended
 			}
 		}()
 		go func() {
@@ -53,6 +51,7 @@ func (r deltaReader) extents(ctx context.Context, q primitives.DeltaRequest, key
 				q.Op = op
 				return r.feed(ctx, q, found)
 			})
+			close(ended)
 		}()
 		for {
 			select {
@@ -61,7 +60,6 @@ func (r deltaReader) extents(ctx context.Context, q primitives.DeltaRequest, key
 					return
 				}
 			case err := <-ended:
-				running = false
 				drain(found, err, yield)
 				return
 			}

@@ -82,8 +82,10 @@ func shortAll(us []primitives.URI) string {
 }
 
 func (s snapshotter) Snapshot(ctx context.Context, vols []primitives.URI, name string, op primitives.Op) (primitives.SnapshotSet, error) {
-	c := call{name: "snapshot", uri: first(vols, name), op: op, scope: primitives.ScopeSnapshot, again: true,
-		args: arguments(op, "snapshot %s of %s", name, shortAll(vols))}
+	c := call{
+		name: "snapshot", uri: first(vols, name), op: op, scope: primitives.ScopeSnapshot, again: true,
+		args: arguments(op, "snapshot %s of %s", name, shortAll(vols)),
+	}
 	var err error
 	if c.keys, err = s.group(ctx, vols, name); err != nil {
 		return primitives.SnapshotSet{}, s.d.refuse(c.name, c.uri, err)
@@ -94,8 +96,10 @@ func (s snapshotter) Snapshot(ctx context.Context, vols []primitives.URI, name s
 }
 
 func (s snapshotter) Settle(ctx context.Context, vols []primitives.URI, name string, switched bool, op primitives.Op) ([]primitives.Object, error) {
-	c := call{name: "settle", uri: first(vols, name), op: op, again: true,
-		args: arguments(op, "settle %s of %s switched %t", name, shortAll(vols), switched)}
+	c := call{
+		name: "settle", uri: first(vols, name), op: op, again: true,
+		args: arguments(op, "settle %s of %s switched %t", name, shortAll(vols), switched),
+	}
 	var err error
 	if c.keys, err = s.group(ctx, vols, name); err != nil {
 		return nil, s.d.refuse(c.name, c.uri, err)
@@ -145,8 +149,10 @@ type importer struct {
 }
 
 func (i importer) Import(ctx context.Context, u primitives.URI, r primitives.ImportRequest) (primitives.Object, error) {
-	c := call{name: "import", uri: u, op: r.Op, scope: primitives.ScopeVolume, long: true, keys: naming(u),
-		args: arguments(r.Op, "import %s from %q format %q", u.Short(), r.Path, r.Format)}
+	c := call{
+		name: "import", uri: u, op: r.Op, scope: primitives.ScopeVolume, long: true, keys: naming(u),
+		args: arguments(r.Op, "import %s from %q format %q", u.Short(), r.Path, r.Format),
+	}
 	if err := i.importable(ctx, u, r); err != nil {
 		return primitives.Object{}, i.d.refuse(c.name, c.uri, err)
 	}

@@ -142,7 +142,7 @@ func (l *locks) holding(keys []keylock.Key) []primitives.Blocker {
 
 func excludes(held keylock.Key, keys []keylock.Key) bool {
 	return slices.ContainsFunc(keys, func(k keylock.Key) bool {
-		return k.Name == held.Name && !(k.Shared && held.Shared)
+		return k.Name == held.Name && (!k.Shared || !held.Shared)
 	})
 }
 

@@ -153,9 +153,11 @@ func (d *Device) listable(r primitives.ListRequest) error {
 
 // Clone makes a volume with the content of another or of a snapshot.
 func (d *Device) Clone(ctx context.Context, src, dst primitives.URI, r primitives.CloneRequest) (primitives.Object, error) {
-	c := call{name: "clone", uri: dst, op: r.Op, scope: primitives.ScopeVolume, long: true,
+	c := call{
+		name: "clone", uri: dst, op: r.Op, scope: primitives.ScopeVolume, long: true,
 		keys: append(reading(src), naming(dst)...),
-		args: arguments(r.Op, "clone %s to %s size %d full %t", src.Short(), dst.Short(), r.Size, r.Full)}
+		args: arguments(r.Op, "clone %s to %s size %d full %t", src.Short(), dst.Short(), r.Size, r.Full),
+	}
 	if err := d.clonable(ctx, src, dst, r); err != nil {
 		return primitives.Object{}, d.refuse(c.name, c.uri, err)
 	}
@@ -183,8 +185,10 @@ func (d *Device) clonable(ctx context.Context, src, dst primitives.URI, r primit
 
 // CopyTo offers a copy that the host does not move. Copy uses it.
 func (d *Device) CopyTo(ctx context.Context, src primitives.URI, dst primitives.CopyTarget, op primitives.Op) (primitives.Object, error) {
-	c := call{name: "copy-to", uri: src, op: op, long: true, keys: reading(src),
-		args: arguments(op, "copy %s to %s on %s", src.Short(), dst.URI.Short(), dst.Backend)}
+	c := call{
+		name: "copy-to", uri: src, op: op, long: true, keys: reading(src),
+		args: arguments(op, "copy %s to %s on %s", src.Short(), dst.URI.Short(), dst.Backend),
+	}
 	err := d.object(src)
 	if err == nil {
 		err = dst.URI.Check()
@@ -220,8 +224,10 @@ func (d *Device) Relink(ctx context.Context, t primitives.Tombstone, as primitiv
 		target = t.Was
 		target.Device = d.name // another device of the same store may have delinked it
 	}
-	c := call{name: "relink", uri: target, op: op, keys: append(naming(target), tombKey(t.ID)),
-		args: arguments(op, "relink %s as %s", t.ID, as.Short())}
+	c := call{
+		name: "relink", uri: target, op: op, keys: append(naming(target), tombKey(t.ID)),
+		args: arguments(op, "relink %s as %s", t.ID, as.Short()),
+	}
 	var err error
 	if !target.IsZero() {
 		err = d.object(target)
@@ -236,8 +242,10 @@ func (d *Device) Relink(ctx context.Context, t primitives.Tombstone, as primitiv
 
 // Destroy releases a tombstone's data.
 func (d *Device) Destroy(ctx context.Context, t primitives.Tombstone, r primitives.DestroyRequest) error {
-	c := call{name: "destroy", uri: t.Was, op: r.Op, long: true, keys: []keylock.Key{tombKey(t.ID)},
-		args: arguments(r.Op, "destroy %s erase %d", t.ID, r.Erase)}
+	c := call{
+		name: "destroy", uri: t.Was, op: r.Op, long: true, keys: []keylock.Key{tombKey(t.ID)},
+		args: arguments(r.Op, "destroy %s erase %d", t.ID, r.Erase),
+	}
 	if err := d.erasable(ctx, r.Erase); err != nil {
 		return d.refuse(c.name, c.uri, err)
 	}

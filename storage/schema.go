@@ -84,8 +84,10 @@ func (k *checker) take(spec primitives.PropSpec, value string) {
 	}
 	k.props[spec.Name] = normal
 	if spec.Deprecated != "" {
-		k.problems = append(k.problems, primitives.Problem{Prop: property(spec.Name),
-			Message: "it is deprecated since version " + spec.Deprecated + " of the driver"})
+		k.problems = append(k.problems, primitives.Problem{
+			Prop:    property(spec.Name),
+			Message: "it is deprecated since version " + spec.Deprecated + " of the driver",
+		})
 	}
 }
 

@@ -117,8 +117,10 @@ func TestSchemaTellsAllMistakesAtOnceAndEachOnce(t *testing.T) {
 	for _, p := range problems {
 		fields = append(fields, p.Prop)
 	}
-	want := []string{"properties.anonymous", "properties.colour", "properties.count", "properties.fast", "properties.mode",
-		"properties.path", "properties.user", "properties.wait", "secrets.kee"}
+	want := []string{
+		"properties.anonymous", "properties.colour", "properties.count", "properties.fast", "properties.mode",
+		"properties.path", "properties.user", "properties.wait", "secrets.kee",
+	}
 	if d := cmp.Diff(want, fields); d != "" {
 		t.Errorf("fields with problems differ (-want +got):\n%s", d)
 	}

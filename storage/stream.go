@@ -52,7 +52,7 @@ func (r *reader) Size() int64 { return r.r.Size() }
 func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 	start := time.Now()
 	n, err := r.readAt(p, off)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = classify("read-at", r.u, err)
 		r.d.stats.record("read-at", err, time.Since(start))
 		r.d.logFailure(r.l.ctx, call{name: "read-at", uri: r.u}, err, time.Since(start))

@@ -131,7 +131,7 @@ func (t *transfer) move(b block, buf []byte) error {
 	}
 	n, err := t.r.ReadAt(buf[:b.n], b.off)
 	if int64(n) < b.n {
-		if err == nil || err == io.EOF {
+		if err == nil || errors.Is(err, io.EOF) {
 			err = classify("read-at", t.from, fmt.Errorf("%d of %d bytes at %d: %w", n, b.n, b.off, io.ErrUnexpectedEOF))
 		}
 		return err

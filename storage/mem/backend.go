@@ -167,8 +167,10 @@ func (b *backend) render(u primitives.URI, o *object) primitives.Object {
 		out.Caps.ResizeOnline, out.Caps.Shrink = false, false
 	}
 	if o.state != primitives.Ready {
-		caps := primitives.Caps{Manageable: true, DelinkFreesName: true, RandomWrite: true,
-			DeleteWithSnaps: out.Caps.DeleteWithSnaps, Formats: out.Caps.Formats, Erase: out.Caps.Erase}
+		caps := primitives.Caps{
+			Manageable: true, DelinkFreesName: true, RandomWrite: true,
+			DeleteWithSnaps: out.Caps.DeleteWithSnaps, Formats: out.Caps.Formats, Erase: out.Caps.Erase,
+		}
 		out.Caps = caps
 	}
 	return out

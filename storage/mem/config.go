@@ -36,26 +36,46 @@ func schema() primitives.Schema {
 	sector, chunk := limits(512, chunkSize)
 	none, long := limits(0, 256)
 	return primitives.Schema{Version: 1, Props: []primitives.PropSpec{
-		{Name: "store", Scope: device, Required: true, Pattern: "[a-z0-9][a-z0-9-]{0,62}", Example: "fast",
-			Help: "name of the store in this process; devices with the same store see the same volumes"},
-		{Name: "capacity", Scope: device, Type: primitives.PropBytes, Min: oneChunk, Max: most, Example: "1G", Mutable: primitives.MutableOffline,
-			Help: "bytes that all volumes together may take; without it there is no limit"},
-		{Name: "granule", Scope: device, Type: primitives.PropBytes, Min: sector, Max: chunk, Default: "4096",
-			Help: "volume sizes are multiples of it, and so are the extents of a delta; a power of two"},
-		{Name: "snapshots", Scope: device, Type: primitives.PropEnum, Enum: []string{"none", "transparent", "remap"}, Default: "transparent", Mutable: primitives.MutableOffline,
-			Help: "what a snapshot of a mapped volume is: refused, unnoticed, or a new mapping to switch to"},
-		{Name: "clones", Scope: device, Type: primitives.PropEnum, Enum: []string{"independent", "dependent"}, Default: "independent", Mutable: primitives.MutableOffline,
-			Help: "whether a source can be destroyed before its clones"},
-		{Name: "delete-with-snapshots", Scope: device, Type: primitives.PropEnum, Enum: []string{"taken", "refused"}, Default: "taken", Mutable: primitives.MutableOffline,
-			Help: "what delink of a volume does with its snapshots"},
-		{Name: "facets", Scope: device, Type: primitives.PropList, Default: strings.Join(facetNames, ","), Mutable: primitives.MutableOffline,
-			Help: "the optional parts to offer, out of " + strings.Join(facetNames, ", ") + `; "none" offers none`},
-		{Name: "offload", Scope: device, Type: primitives.PropBool, Default: "false", Mutable: primitives.MutableOffline,
-			Help: "copy to other stores of this process without streaming"},
-		{Name: "note", Scope: device | primitives.ScopeVolume, Min: none, Max: long, Inherit: true, Mutable: primitives.MutableOnline,
-			Help: "free text; a device's is the default for its volumes"},
-		{Name: "token", Scope: device, Secret: true, Mutable: primitives.MutableOnline,
-			Help: "the first device that opens a store with a token closes it to everybody without that token"},
+		{
+			Name: "store", Scope: device, Required: true, Pattern: "[a-z0-9][a-z0-9-]{0,62}", Example: "fast",
+			Help: "name of the store in this process; devices with the same store see the same volumes",
+		},
+		{
+			Name: "capacity", Scope: device, Type: primitives.PropBytes, Min: oneChunk, Max: most, Example: "1G", Mutable: primitives.MutableOffline,
+			Help: "bytes that all volumes together may take; without it there is no limit",
+		},
+		{
+			Name: "granule", Scope: device, Type: primitives.PropBytes, Min: sector, Max: chunk, Default: "4096",
+			Help: "volume sizes are multiples of it, and so are the extents of a delta; a power of two",
+		},
+		{
+			Name: "snapshots", Scope: device, Type: primitives.PropEnum, Enum: []string{"none", "transparent", "remap"}, Default: "transparent", Mutable: primitives.MutableOffline,
+			Help: "what a snapshot of a mapped volume is: refused, unnoticed, or a new mapping to switch to",
+		},
+		{
+			Name: "clones", Scope: device, Type: primitives.PropEnum, Enum: []string{"independent", "dependent"}, Default: "independent", Mutable: primitives.MutableOffline,
+			Help: "whether a source can be destroyed before its clones",
+		},
+		{
+			Name: "delete-with-snapshots", Scope: device, Type: primitives.PropEnum, Enum: []string{"taken", "refused"}, Default: "taken", Mutable: primitives.MutableOffline,
+			Help: "what delink of a volume does with its snapshots",
+		},
+		{
+			Name: "facets", Scope: device, Type: primitives.PropList, Default: strings.Join(facetNames, ","), Mutable: primitives.MutableOffline,
+			Help: "the optional parts to offer, out of " + strings.Join(facetNames, ", ") + `; "none" offers none`,
+		},
+		{
+			Name: "offload", Scope: device, Type: primitives.PropBool, Default: "false", Mutable: primitives.MutableOffline,
+			Help: "copy to other stores of this process without streaming",
+		},
+		{
+			Name: "note", Scope: device | primitives.ScopeVolume, Min: none, Max: long, Inherit: true, Mutable: primitives.MutableOnline,
+			Help: "free text; a device's is the default for its volumes",
+		},
+		{
+			Name: "token", Scope: device, Secret: true, Mutable: primitives.MutableOnline,
+			Help: "the first device that opens a store with a token closes it to everybody without that token",
+		},
 	}}
 }
 

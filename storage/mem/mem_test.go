@@ -20,8 +20,10 @@ func open(t *testing.T, d *mem.Driver, props primitives.Props) primitives.Backen
 	if props["store"] == "" {
 		props["store"] = "one"
 	}
-	b, err := d.Open(t.Context(), primitives.OpenRequest{Name: "dev", Props: props,
-		Host: primitives.HostInfo{ID: "host", BootID: "boot", RunDir: t.TempDir()}})
+	b, err := d.Open(t.Context(), primitives.OpenRequest{
+		Name: "dev", Props: props,
+		Host: primitives.HostInfo{ID: "host", BootID: "boot", RunDir: t.TempDir()},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
