@@ -40,7 +40,7 @@ func (s *Service) detachKind() operation.Kind[DetachArgs, detachMemory] {
 		Steps: []operation.Step[DetachArgs, detachMemory]{
 			// Not taken back: who asked for a detach is not served by a disk that
 			// comes back under another name.
-			{Name: "detach", Do: s.doDetach},
+			{Name: "detach", Do: s.doDetach, Interrupt: true},
 			{Name: "release", Joined: true, Do: func(ctx context.Context, r *detachRun) error {
 				if r.Memory.Use.ID == "" {
 					return nil

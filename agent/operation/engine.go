@@ -194,7 +194,7 @@ func (e *Engine) begin(ctx context.Context, t *task) (Operation, error) {
 		return Operation{}, err
 	}
 	op := t.show()
-	if !e.launch(t, false) {
+	if !e.launch(t) {
 		return op, nil // stopping: recorded, so it goes on at the next start
 	}
 	e.changed(t.id)
@@ -217,7 +217,7 @@ func (e *Engine) room() error {
 
 // launch makes t live. It reports false when the engine is stopping, or the
 // operation is live already.
-func (e *Engine) launch(t *task, resumed bool) bool {
+func (e *Engine) launch(t *task) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed || e.tasks[t.id] != nil {
@@ -227,7 +227,7 @@ func (e *Engine) launch(t *task, resumed bool) bool {
 	e.claims.take(t.id, t.rec.Claims)
 	e.tasks[t.id] = t
 	delete(e.left, t.id)
-	e.work.Go(func() { t.drive(resumed) })
+	e.work.Go(func() { t.drive() })
 	return true
 }
 

@@ -41,13 +41,16 @@ type Step[A, M any] struct {
 	Name string
 	Do   func(ctx context.Context, r *Run[A, M]) error
 	// Undo takes the step back, whether or not it was done. nil: there is
-	// nothing to take back.
+	// nothing to take back, and Cancel waits for the step's end.
 	Undo func(ctx context.Context, r *Run[A, M]) error
 	// Joined steps have their intent recorded together with the step before:
 	// a crash repeats both. It saves a commit where the two are quick.
 	Joined bool
 	// Resume looks, after a crash during the step, at what became of it. nil: Repeat.
 	Resume func(ctx context.Context, r *Run[A, M]) (Verdict, error)
+	// Interrupt lets Cancel end a step without Undo: what it leaves behind is
+	// seen and cared for by others.
+	Interrupt bool
 	// Final steps are never taken back, nor is anything before them once they
 	// began: they are repeated until they succeed.
 	Final bool
@@ -82,6 +85,9 @@ func (r *Run[A, M]) Op(part string) primitives.Op {
 // Report tells how far the operation is. It is quick and writes nothing.
 func (r *Run[A, M]) Report(p primitives.Progress) { r.task.report(p) }
 
+// Resumed reports whether an earlier tenond began the operation.
+func (r *Run[A, M]) Resumed() bool { return r.task.resumed }
+
 // Claim reserves a name while the operation runs: of two operations that claim
 // one name, and not both shared, the later one is refused. Only for Admit.
 func (r *Run[A, M]) Claim(name string, shared bool) {
@@ -96,7 +102,8 @@ func Register[A, M any](e *Engine, k Kind[A, M]) {
 	}
 	h := &handler{name: k.Name, bulk: k.Bulk, bind: k.bind}
 	for _, s := range k.Steps {
-		h.steps = append(h.steps, stepInfo{name: s.Name, joined: s.Joined, final: s.Final, undo: s.Undo != nil, resume: s.Resume != nil})
+		h.steps = append(h.steps, stepInfo{name: s.Name, joined: s.Joined, final: s.Final, undo: s.Undo != nil, resume: s.Resume != nil,
+			interrupt: s.Undo != nil || s.Interrupt})
 	}
 	e.kinds[k.Name] = h
 }
@@ -110,8 +117,8 @@ type handler struct {
 }
 
 type stepInfo struct {
-	name                        string
-	joined, final, undo, resume bool
+	name                                   string
+	joined, final, undo, resume, interrupt bool
 }
 
 // bound is a Kind's functions applied to one operation.

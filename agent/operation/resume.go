@@ -42,7 +42,7 @@ func (e *Engine) resume(rec journal.Operation) {
 		log.Error("operation cannot be resumed by this version of tenond", "step", rec.StepName)
 		return
 	}
-	t := &task{handler: h, engine: e, id: rec.ID, done: make(chan struct{}), rec: rec, step: rec.Step, log: log}
+	t := &task{handler: h, engine: e, id: rec.ID, done: make(chan struct{}), rec: rec, step: rec.Step, log: log, resumed: true}
 	var err error
 	if t.bound, err = h.bind(t, rec.Args, rec.Memory); err != nil {
 		log.Error("operation cannot be resumed by this version of tenond", "err", err)
@@ -59,7 +59,7 @@ func (e *Engine) resume(rec journal.Operation) {
 		return
 	}
 	log.Info("operation resumed", "step", rec.StepName, "direction", rec.Direction)
-	e.launch(t, true)
+	e.launch(t)
 }
 
 // retire takes a task whose goroutine ends out of the live ones.

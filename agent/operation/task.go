@@ -36,6 +36,7 @@ type task struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	done    chan struct{} // closed when the goroutine ended
+	resumed bool          // begun by an earlier tenond
 
 	mu       sync.Mutex // guards what follows against readers
 	rec      journal.Operation
@@ -184,7 +185,7 @@ func (t *task) pause(d time.Duration) bool {
 }
 
 // drive runs the operation to its end, or until the engine stops.
-func (t *task) drive(resumed bool) {
+func (t *task) drive() {
 	defer t.engine.retire(t)
 	start := time.Now()
 	if t.handler.bulk {
@@ -194,18 +195,18 @@ func (t *task) drive(resumed bool) {
 			defer t.engine.bulk.Release(1)
 		}
 	}
-	t.run(resumed)
+	t.run()
 	if State(t.rec.State).Finished() {
 		t.log.Info("operation finished", "subject", t.rec.Subject, "state", t.rec.State, "took", time.Since(start), "err", show(t.rec).Err())
 	}
 }
 
-func (t *task) run(resumed bool) {
+func (t *task) run() {
 	if t.rec.Direction == journal.Back {
 		t.takeBack()
 		return
 	}
-	err := t.forward(resumed)
+	err := t.forward()
 	switch {
 	case err == nil:
 		t.finish(Succeeded)
@@ -219,10 +220,11 @@ func (t *task) run(resumed bool) {
 func (t *task) stopping() bool { return t.engine.ctx.Err() != nil }
 
 // forward does the steps from the recorded one on.
-func (t *task) forward(resumed bool) error {
+func (t *task) forward() error {
+	resumed := t.resumed // the step under way may have been begun already
 	for t.step < len(t.handler.steps) {
 		s := t.handler.steps[t.step]
-		if err := t.enter(s); err != nil {
+		if err := t.enter(s, resumed); err != nil {
 			return err
 		}
 		if err := t.doStep(s, resumed); err != nil {
@@ -244,11 +246,12 @@ func (t *task) forward(resumed bool) error {
 }
 
 // enter refuses a further step after Cancel, and passes the point of no return
-// before a final one.
-func (t *task) enter(s stepInfo) error {
+// before a final one. A step that may have been done, and cannot be taken back,
+// is entered all the same to learn what became of it.
+func (t *task) enter(s stepInfo, begun bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.rec.CancelAsked && !t.final {
+	if t.rec.CancelAsked && !t.final && (s.undo || !begun) {
 		return errCancelAsked
 	}
 	t.final = t.final || s.final
@@ -257,10 +260,14 @@ func (t *task) enter(s stepInfo) error {
 
 // doStep does the step, repeatedly if it is final.
 func (t *task) doStep(s stepInfo, resumed bool) error {
+	ctx := t.ctx
+	if !s.interrupt {
+		ctx = t.engine.ctx
+	}
 	if resumed && s.resume {
 		var verdict Verdict
 		err := t.guard(func() (err error) {
-			verdict, err = t.bound.resume(t.ctx, t.step)
+			verdict, err = t.bound.resume(ctx, t.step)
 			return err
 		})
 		switch {
@@ -274,7 +281,7 @@ func (t *task) doStep(s stepInfo, resumed bool) error {
 		}
 	}
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		err := t.guard(func() error { return t.bound.do(t.ctx, t.step) })
+		err := t.guard(func() error { return t.bound.do(ctx, t.step) })
 		if err == nil || !s.final || t.stopping() {
 			return err
 		}
