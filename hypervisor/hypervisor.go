@@ -43,13 +43,19 @@ type Adapter interface {
 	// definition, or both, as two steps with two results. The disk's ID becomes
 	// its serial in the guest and the identity by which Disks knows it again. A
 	// repeat finds the disk there and is success; the same ID with another
-	// mapping is CodeConflict. After a failure of the first step nothing is
-	// attached; after a failure of the second the first stands and the result says so.
+	// mapping, or on a disk that is Detaching, is CodeConflict; CodeInUse when
+	// something else has the image open; CodeNoSpace without a free slot. After a
+	// failure of the first step nothing is attached, but CodeUnavailable leaves
+	// open whether it is: a repeat, or Disks, tells. After a failure of the second
+	// the error is nil, the first stands and ConfigErr says why.
 	Attach(ctx context.Context, r AttachRequest) (AttachResult, error)
 	// Detach takes a disk away. It is a request to the guest: Detach returns when
 	// the disk is seen to be gone, CodeInUse when the guest refused, and
 	// CodeUnavailable when ctx ended first. Then the disk is still in use, Disks
-	// shows it as Detaching, and it may yet go. An absent disk is success.
+	// shows it as Detaching, and it may yet go; a repeat goes on. The persistent
+	// definition follows once the running domain has let go. CodeDependents while
+	// the disk writes to the overlay of a hypervisor snapshot, without which the
+	// volume would miss its newest content. An absent disk is success.
 	Detach(ctx context.Context, d DomainID, disk DiskID) (DetachResult, error)
 	// Facets says which optional parts exist. It does no I/O.
 	Facets() Facets
@@ -164,7 +170,7 @@ func (s Source) Shows(m primitives.Mapping) bool {
 	}
 	switch m.Form {
 	case primitives.FormBlock:
-		return s.Path == m.Block.Path
+		return s.Path == m.Block.Path && s.Format == primitives.FormatRaw
 	case primitives.FormFile:
 		return s.Path == m.File.Path && s.Format == m.File.Format
 	case primitives.FormNetwork:
@@ -267,9 +273,10 @@ type DiskSwitch struct {
 type Switcher interface {
 	// Switch moves all disks named, in one transaction: all of them or none. The
 	// running domain switches at one point in time; the persistent definition
-	// follows. A file mapping must be an overlay directly upon what the disk
-	// shows now, else CodeUnsupported. Disks that show the mapping already are
-	// success. Which side of the switch a crash left is what Disks shows.
+	// follows. The mapping of a running domain's disk must be an overlay file
+	// directly upon what the disk shows now, else CodeUnsupported; a domain that
+	// is off takes any. Disks that show the mapping already are success. Which
+	// side of the switch a crash left is what Disks shows, and a repeat completes it.
 	Switch(ctx context.Context, d DomainID, disks []DiskSwitch) error
 }
 

@@ -32,7 +32,7 @@ func (a *Adapter) Attach(ctx context.Context, r hypervisor.AttachRequest) (hyper
 		return hypervisor.AttachResult{}, primitives.Errorf(primitives.CodeConflict,
 			"disk %s of domain %s is being detached", r.Disk, v.Name).Trying("wait until it is gone, or repeat the detach")
 	}
-	plan, err := planAttach(v, r)
+	plan, err := planAttach(v, r, newAlias(r.Disk))
 	if err != nil {
 		return hypervisor.AttachResult{}, err
 	}
@@ -61,8 +61,9 @@ type attachPlan struct {
 	disk         *libvirtxml.DomainDisk
 }
 
-// planAttach decides how to reach what r asks for from what v shows.
-func planAttach(v view, r hypervisor.AttachRequest) (attachPlan, error) {
+// planAttach decides how to reach what r asks for from what v shows. A new disk
+// gets the alias.
+func planAttach(v view, r hypervisor.AttachRequest, alias string) (attachPlan, error) {
 	wantLive, wantConfig, err := halves(v, r.Where, "attach")
 	if err != nil {
 		return attachPlan{}, err
@@ -81,7 +82,7 @@ func planAttach(v view, r hypervisor.AttachRequest) (attachPlan, error) {
 	if err := checkRoom(v, r.Bus, plan); err != nil {
 		return attachPlan{}, err
 	}
-	plan.disk = diskXML(r.Disk, r.Mapping, r.Bus, chooseTarget(v, r.Bus, live, config))
+	plan.disk = diskXML(r.Disk, alias, r.Mapping, r.Bus, chooseTarget(v, r.Bus, live, config))
 	return plan, nil
 }
 

@@ -20,13 +20,13 @@ const protocolNBD = "nbd"
 // went away before it fails them: tenon's own exporter may be restarted.
 const reconnectSeconds = "300"
 
-// diskXML describes a new disk, with an alias of its own.
-func diskXML(id hypervisor.DiskID, m primitives.Mapping, bus, target string) *libvirtxml.DomainDisk {
+// diskXML describes a new disk.
+func diskXML(id hypervisor.DiskID, alias string, m primitives.Mapping, bus, target string) *libvirtxml.DomainDisk {
 	d := &libvirtxml.DomainDisk{
 		Device: "disk",
 		Target: &libvirtxml.DomainDiskTarget{Dev: target, Bus: bus},
 		Serial: string(id),
-		Alias:  &libvirtxml.DomainAlias{Name: newAlias(id)},
+		Alias:  &libvirtxml.DomainAlias{Name: alias},
 	}
 	if m.Access == primitives.ReadOnly {
 		d.ReadOnly = &libvirtxml.DomainDiskReadOnly{}

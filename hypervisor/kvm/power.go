@@ -31,11 +31,8 @@ func (a *Adapter) Start(ctx context.Context, d hypervisor.DomainID) error {
 // startLimit bounds a start: libvirt may probe QEMU first, which takes seconds.
 const startLimit = 2 * time.Minute
 
-// askForShutdownAgain is the pause before a guest that is still up is asked
-// again: one that is booting hears no power button.
-const askForShutdownAgain = 10 * time.Second
-
-// Shutdown asks the guest to power off and waits until the domain has ended.
+// Shutdown asks the guest to power off and waits until the domain has ended. It
+// asks again now and then: a guest that is booting hears no power button.
 func (a *Adapter) Shutdown(ctx context.Context, d hypervisor.DomainID) error {
 	v, err := a.look(ctx, d)
 	if err != nil || v.live == nil {
@@ -43,10 +40,10 @@ func (a *Adapter) Shutdown(ctx context.Context, d hypervisor.DomainID) error {
 	}
 	me := a.watchers.join()
 	defer a.watchers.leave(me)
-	for {
+	for pause := askAgainFirst; ; pause = min(2*pause, askAgainMost) {
 		q := ask{what: "shut domain " + v.Name + " down", domain: d, waits: true}
 		asked := a.do(ctx, q, func(c virt.Conn) error { return c.Shutdown(string(d)) })
-		up, err := a.awaitEnd(ctx, d, me)
+		up, err := a.awaitEnd(ctx, d, me, pause)
 		switch {
 		case err != nil || !up:
 			return err
@@ -61,8 +58,8 @@ func (a *Adapter) Shutdown(ctx context.Context, d hypervisor.DomainID) error {
 
 // awaitEnd looks, again at each event, until the domain has ended, it is time to
 // ask again, or ctx has ended.
-func (a *Adapter) awaitEnd(ctx context.Context, d hypervisor.DomainID, me *watcher) (up bool, err error) {
-	again := time.NewTimer(askForShutdownAgain)
+func (a *Adapter) awaitEnd(ctx context.Context, d hypervisor.DomainID, me *watcher, pause time.Duration) (up bool, err error) {
+	again := time.NewTimer(pause)
 	defer again.Stop()
 	for {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastLook)

@@ -249,7 +249,7 @@ func (c *Conn) AttachDevice(uuid, text string, half virt.Half) error {
 	if err := disk.Unmarshal(text); err != nil {
 		return virt.Errorf(virt.CodeInternal, "%v", err)
 	}
-	return c.change(uuid, "AttachDevice", func(d *domain) error {
+	return c.change(uuid, "AttachDevice "+half.String(), func(d *domain) error {
 		x, err := d.half(half)
 		if err != nil {
 			return err
@@ -328,7 +328,7 @@ func plug(x *libvirtxml.Domain, disk *libvirtxml.DomainDisk) {
 // DetachDevice asks for a disk: at once from the definition, by the guest's
 // leave from the running domain.
 func (c *Conn) DetachDevice(uuid, alias string, half virt.Half) error {
-	return c.change(uuid, "DetachDevice", func(d *domain) error {
+	return c.change(uuid, "DetachDevice "+half.String(), func(d *domain) error {
 		x, err := d.half(half)
 		if err != nil {
 			return err
@@ -370,7 +370,7 @@ func (c *Conn) UpdateDevice(uuid, text string, half virt.Half) error {
 	if err := disk.Unmarshal(text); err != nil {
 		return virt.Errorf(virt.CodeInternal, "%v", err)
 	}
-	return c.change(uuid, "UpdateDevice", func(d *domain) error {
+	return c.change(uuid, "UpdateDevice "+half.String(), func(d *domain) error {
 		x, err := d.half(half)
 		if err != nil {
 			return err

@@ -145,7 +145,15 @@ func (l *Libvirt) Behave(uuid string, m Manners) {
 	}
 }
 
-// Fail makes the next call of that name on a domain fail.
+// Undefine makes a running domain transient.
+func (l *Libvirt) Undefine(uuid string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.domains[uuid].config = nil
+}
+
+// Fail makes the next call of that name on a domain fail. A name is the
+// method's; with what has halves, the half's name follows.
 func (l *Libvirt) Fail(uuid, name string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
