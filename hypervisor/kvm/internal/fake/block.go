@@ -105,7 +105,7 @@ func lay(d *domain, part libvirtxml.DomainSnapshotDisk) {
 	live, _ := diskIn(d.live, part.Name)
 	under := fmt.Sprint(live.Source.File, live.Source.Block)
 	push(live, part)
-	if d.config == nil {
+	if d.config == nil || d.stubborn {
 		return
 	}
 	if config, err := diskIn(d.config, part.Name); err == nil && fmt.Sprint(config.Source.File, config.Source.Block) == under {

@@ -59,6 +59,7 @@ type domain struct {
 	stalled      chan struct{}   // not nil: QEMU is stopped until it is closed
 	since        time.Time       // since when a call waits for the stopped QEMU
 	failures     map[string]error
+	stubborn     bool // its definition does not follow what happens to disks
 }
 
 // New returns a libvirt without domains.
@@ -150,6 +151,38 @@ func (l *Libvirt) Undefine(uuid string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.domains[uuid].config = nil
+}
+
+// Forget makes a guest forget what it was asked for, as one that boots does.
+func (l *Libvirt) Forget(uuid string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.domains[uuid].leaving)
+}
+
+// KeepDefinition makes a libvirt that changes a running domain only.
+func (l *Libvirt) KeepDefinition(uuid string, keep bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.domains[uuid].stubborn = keep
+}
+
+// Alias returns the alias of a disk by its serial, in either half.
+func (l *Libvirt) Alias(uuid, serial string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d := l.domains[uuid]
+	for _, x := range []*libvirtxml.Domain{d.live, d.config} {
+		if x == nil {
+			continue
+		}
+		for _, disk := range x.Devices.Disks {
+			if disk.Serial == serial && disk.Alias != nil {
+				return disk.Alias.Name
+			}
+		}
+	}
+	return ""
 }
 
 // Fail makes the next call of that name on a domain fail. A name is the
