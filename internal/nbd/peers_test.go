@@ -5,6 +5,7 @@ package nbd_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -60,8 +61,8 @@ func tryRun(t *testing.T, tool string, args ...string) (string, error) {
 // test's name.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "nbd")
-	if err != nil {
+	dir := filepath.Join(os.TempDir(), "nbd"+rand.Text())
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })

@@ -154,8 +154,10 @@ func (c *Client) receiveChunk(br *bufio.Reader) error {
 	if err != nil || h.flags&replyDone == 0 {
 		return err
 	}
-	if err := c.verify(r); err != nil {
-		return err
+	if r.failure == nil {
+		if err := c.verify(r); err != nil {
+			return err
+		}
 	}
 	c.settle(r, r.failure)
 	return nil
@@ -164,7 +166,6 @@ func (c *Client) receiveChunk(br *bufio.Reader) error {
 // verify checks that a reply without an error is complete.
 func (c *Client) verify(r *call) error {
 	switch {
-	case r.failure != nil:
 	case r.cmd == cmdRead && !r.parts.complete(int64(r.length)):
 		return violation("reply to a read of %d bytes at %d has gaps", r.length, r.offset)
 	case r.cmd == cmdBlockStatus && len(r.extents) != len(c.contexts):

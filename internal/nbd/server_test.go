@@ -59,11 +59,15 @@ func TestNbdinfoSeesWhatIsExported(t *testing.T) {
 		t.Fatalf("nbdinfo = %+v, want two exports", got)
 	}
 	for i, want := range []map[string]any{
-		{"export-name": "boot", "export-size": float64(mib), "is_read_only": false, "can_flush": true, "can_fua": true,
+		{
+			"export-name": "boot", "export-size": float64(mib), "is_read_only": false, "can_flush": true, "can_fua": true,
 			"can_trim": true, "can_zero": true, "can_multi_conn": true, "can_df": true, "can_fast_zero": false,
-			"contexts": []any{"base:allocation"}, "block_size_minimum": 1.0, "block_size_maximum": 32.0 * mib},
-		{"export-name": "data", "export-size": 2.0 * mib, "is_read_only": true, "description": "the second",
-			"block_size_minimum": 512.0, "block_size_preferred": 64.0 * kib, "block_size_maximum": 1.0 * mib},
+			"contexts": []any{"base:allocation"}, "block_size_minimum": 1.0, "block_size_maximum": 32.0 * mib,
+		},
+		{
+			"export-name": "data", "export-size": 2.0 * mib, "is_read_only": true, "description": "the second",
+			"block_size_minimum": 512.0, "block_size_preferred": 64.0 * kib, "block_size_maximum": 1.0 * mib,
+		},
 	} {
 		for key, value := range want {
 			if diff := cmp.Diff(value, got.Exports[i][key]); diff != "" {
