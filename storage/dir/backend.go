@@ -104,7 +104,7 @@ func (b *backend) session(ctx context.Context) (*session, error) {
 				_ = o.t.close()
 			}
 		}()
-		return nil, primitives.Errorf(primitives.CodeUnavailable, "the file system does not answer: %w", context.Cause(ctx))
+		return nil, unanswered(ctx)
 	}
 }
 

@@ -31,8 +31,10 @@ func TestContractOnBtrfs(t *testing.T) { contract(t, "btrfs") }
 
 func contract(t *testing.T, kind string) {
 	storagetest.Run(t, storagetest.Harness{
-		New:      func(t testing.TB) storagetest.Store { return store(on(t, kind)) },
-		NewSmall: func(t testing.TB, capacity int64) storagetest.Store { return store(small(t, "ext4", capacity+8<<20)) },
+		New: func(t testing.TB) storagetest.Store { return store(t, on(t, kind)) },
+		NewSmall: func(t testing.TB, capacity int64) storagetest.Store {
+			return store(t, small(t, "ext4", capacity+8<<20))
+		},
 		Variants: []storagetest.Variant{
 			{Name: "raw", Format: primitives.FormatRaw},
 			{Name: "qcow2", Format: primitives.FormatQcow2, Slow: true},
@@ -40,12 +42,14 @@ func contract(t *testing.T, kind string) {
 	})
 }
 
-// store is a device in a folder of its own below parent.
-func store(parent string) storagetest.Store {
+// store is a device in a folder of its own below parent. When the check has
+// ended, nothing may be lost or left over.
+func store(t testing.TB, parent string) storagetest.Store {
 	path := filepath.Join(parent, "device")
 	if err := os.Mkdir(path, 0o755); err != nil {
-		panic(err)
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { audit(t, path) })
 	drv := &recording{}
 	return storagetest.Store{
 		Driver:    drv,

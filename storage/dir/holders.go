@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -48,6 +49,10 @@ func lockedBySomebody(f *os.File, from, n int64) (bool, error) {
 
 // checkReleased refuses to end a mapping whose file somebody has open.
 func (s *session) checkReleased(u primitives.URI, m mapping, r record) error {
+	// A program that is being started has copies of our descriptors until it
+	// begins; nobody starts one meanwhile.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	f, err := s.open(r.layer(m.Layer).file(), os.O_RDONLY)
 	if err != nil {
 		return nil // what is gone is held by nobody who could still use the path

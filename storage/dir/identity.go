@@ -40,8 +40,16 @@ func bounded(ctx context.Context, f func() error) error {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return &primitives.Error{Code: primitives.CodeUnavailable, Err: fmt.Errorf("the file system does not answer: %w", context.Cause(ctx))}
+		return unanswered(ctx)
 	}
+}
+
+// unanswered is the error of a request that ended before the file system answered.
+func unanswered(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return context.Cause(ctx)
+	}
+	return primitives.Errorf(primitives.CodeUnavailable, "the file system does not answer: %w", context.Cause(ctx))
 }
 
 // inspect looks at the directory that p names and changes nothing. An identity

@@ -26,10 +26,15 @@ type hold struct{ f *os.File }
 
 // release ends the lock. A repeat does nothing.
 func (h *hold) release() {
-	if h != nil && h.f != nil {
-		_ = h.f.Close() // nothing was written through it
-		h.f = nil
+	if h == nil || h.f == nil {
+		return
 	}
+	// By name: a program that is being started at this moment has a copy of the
+	// descriptor until it begins, and would keep the lock for as long.
+	whole := &unix.Flock_t{Type: unix.F_UNLCK}
+	_ = unix.FcntlFlock(h.f.Fd(), unix.F_OFD_SETLK, whole)
+	_ = h.f.Close() // nothing was written through it
+	h.f = nil
 }
 
 func (h *hold) held() bool { return h != nil && h.f != nil }
@@ -78,6 +83,9 @@ func (t tree) lockWait(ctx context.Context, at int64) (*hold, error) {
 		// The wait in the kernel cannot be called off; it ends with the present
 		// holder, which keeps the lock for moments.
 		go func() { <-granted; _ = f.Close() }()
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return nil, context.Cause(ctx)
+		}
 		return nil, (&primitives.Error{Code: primitives.CodeConflict, Err: context.Cause(ctx)}).
 			Trying("repeat: another operation held the lock")
 	}
