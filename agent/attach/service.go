@@ -221,3 +221,38 @@ func (s *Service) useOf(domain hypervisor.DomainID, disk hypervisor.DiskID) (jou
 	})
 	return found, err
 }
+
+// Shown lists the disks of a domain as the hypervisor shows them now.
+func (s *Service) Shown(ctx context.Context, d hypervisor.DomainID) ([]hypervisor.Disk, error) {
+	return s.disks(ctx, d)
+}
+
+// RefuseOverlay reports CodeInUse when a hypervisor's own snapshot put an
+// overlay on one of the disks: a storage snapshot or revert beneath it would not
+// be what the guest sees. It names both.
+func (s *Service) RefuseOverlay(ctx context.Context, domain hypervisor.DomainID, uses []journal.Use) error {
+	if s.adapter == nil || s.adapter.Facets().Snapshot == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	snapshots, err := s.adapter.Facets().Snapshot.Snapshots(ctx, domain)
+	if errors.Is(err, primitives.CodeNotFound) {
+		return nil // the domain is gone, and its overlays with it
+	}
+	if err != nil {
+		return err
+	}
+	for _, snap := range snapshots {
+		for _, id := range snap.Disks {
+			for _, u := range uses {
+				if u.Disk == string(id) {
+					return primitives.Errorf(primitives.CodeInUse, "the hypervisor's own snapshot %q of the domain lies upon the disk", snap.Name).On(u.URI).
+						By(primitives.Blocker{Kind: "snapshot", Name: snap.Name + " of domain " + string(domain)}, device.Blocker(u)).
+						Trying("delete the hypervisor's snapshot first")
+				}
+			}
+		}
+	}
+	return nil
+}
