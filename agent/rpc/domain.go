@@ -3,10 +3,45 @@
 package rpc
 
 import (
+	"context"
+
 	"github.com/tenon-storage/tenon/agent/attach"
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
 	"github.com/tenon-storage/tenon/hypervisor"
 )
+
+// domains serves DomainService.
+type domains struct {
+	tenonv1.UnimplementedDomainServiceServer
+	service *attach.Service
+}
+
+// ListDomains pages through the domains.
+func (s *domains) ListDomains(ctx context.Context, r *tenonv1.ListDomainsRequest) (*tenonv1.ListDomainsResponse, error) {
+	all, err := s.service.Domains(ctx)
+	if err != nil {
+		return nil, err
+	}
+	page, next, err := pageOf(all, func(d hypervisor.Domain) string { return d.Name }, ascending, r.GetPageToken(), r.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	adapter := s.service.Info(ctx).Name
+	resp := &tenonv1.ListDomainsResponse{NextPageToken: next}
+	for _, d := range page {
+		resp.Domains = append(resp.Domains, domainOf(d, adapter))
+	}
+	return resp, nil
+}
+
+// GetDomain looks one domain up.
+func (s *domains) GetDomain(ctx context.Context, r *tenonv1.GetDomainRequest) (*tenonv1.GetDomainResponse, error) {
+	d, err := s.service.Domain(ctx, r.GetDomain())
+	if err != nil {
+		return nil, err
+	}
+	return &tenonv1.GetDomainResponse{Domain: domainOf(d, s.service.Info(ctx).Name)}, nil
+}
 
 // domainOf returns a domain as the API tells it.
 func domainOf(d hypervisor.Domain, adapter string) *tenonv1.Domain {

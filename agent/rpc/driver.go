@@ -5,6 +5,7 @@ package rpc
 import (
 	"context"
 
+	"github.com/tenon-storage/tenon/agent/device"
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
 	"github.com/tenon-storage/tenon/primitives"
 	"github.com/tenon-storage/tenon/storage"
@@ -13,21 +14,17 @@ import (
 // drivers serves DriverService.
 type drivers struct {
 	tenonv1.UnimplementedDriverServiceServer
-	table storage.Table
+	registry *device.Registry
 }
 
 // ListDrivers pages through the drivers.
 func (s *drivers) ListDrivers(_ context.Context, r *tenonv1.ListDriversRequest) (*tenonv1.ListDriversResponse, error) {
-	page, next, err := pageOf(s.table.Names(), func(n string) string { return n }, ascending, r.GetPageToken(), r.GetPageSize())
+	page, next, err := pageOf(s.registry.Drivers(), func(d primitives.DriverInfo) string { return d.Name }, ascending, r.GetPageToken(), r.GetPageSize())
 	if err != nil {
 		return nil, err
 	}
 	resp := &tenonv1.ListDriversResponse{NextPageToken: next}
-	for _, name := range page {
-		d, err := s.info(name)
-		if err != nil {
-			return nil, err
-		}
+	for _, d := range page {
 		resp.Drivers = append(resp.Drivers, driverOf(d))
 	}
 	return resp, nil
@@ -35,7 +32,7 @@ func (s *drivers) ListDrivers(_ context.Context, r *tenonv1.ListDriversRequest) 
 
 // GetDriver describes one driver.
 func (s *drivers) GetDriver(_ context.Context, r *tenonv1.GetDriverRequest) (*tenonv1.GetDriverResponse, error) {
-	d, err := s.info(r.GetName())
+	d, err := s.registry.Driver(r.GetName())
 	if err != nil {
 		return nil, err
 	}
@@ -44,23 +41,12 @@ func (s *drivers) GetDriver(_ context.Context, r *tenonv1.GetDriverRequest) (*te
 
 // GetDriverSchema returns a driver's properties as JSON Schema.
 func (s *drivers) GetDriverSchema(_ context.Context, r *tenonv1.GetDriverSchemaRequest) (*tenonv1.GetDriverSchemaResponse, error) {
-	d, err := s.info(r.GetName())
+	d, err := s.registry.Driver(r.GetName())
 	if err != nil {
 		return nil, err
 	}
 	text, err := storage.JSONSchema(d)
 	return &tenonv1.GetDriverSchemaResponse{JsonSchema: string(text)}, err
-}
-
-// info looks a driver up as a resource: one that is not there is not found,
-// whereas a device that asks for it is invalid.
-func (s *drivers) info(name string) (primitives.DriverInfo, error) {
-	d, err := s.table.Get(name)
-	if err != nil {
-		return primitives.DriverInfo{}, primitives.Errorf(primitives.CodeNotFound, "there is no driver %q", name).
-			Trying("List the drivers with tenonctl driver list")
-	}
-	return d.Info(), nil
 }
 
 func driverOf(d primitives.DriverInfo) *tenonv1.Driver {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,26 +27,59 @@ const ownServices = "/tenon.v1."
 
 // guard is what stands around every call: recovery, a deadline, one translation
 // of the error, one line in the log.
-type guard struct{ log *slog.Logger }
+type guard struct {
+	log      *slog.Logger
+	stopping context.Context // its end ends the calls that only wait
+}
+
+// waits names the calls that may wait for ever, and that lose nothing when they
+// end early.
+var waits = []string{"/WaitOperation", "/WatchOperations"}
+
+func isWaiting(method string) bool {
+	return slices.ContainsFunc(waits, func(w string) bool { return strings.HasSuffix(method, w) })
+}
+
+// bound returns the context of a call: one that only waits ends with the server,
+// any other unary call after callTime unless its client said otherwise.
+func (g guard) bound(ctx context.Context, method string, unary bool) (context.Context, context.CancelFunc) {
+	if isWaiting(method) {
+		ctx, cancel := context.WithCancel(ctx)
+		stop := context.AfterFunc(g.stopping, cancel)
+		return ctx, func() { stop(); cancel() }
+	}
+	if _, set := ctx.Deadline(); !unary || set {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, callTime)
+}
+
+// outcome is the one translation of a call's error. A call that ended with the
+// server says so, so that its client asks again.
+func (g guard) outcome(method string, err error) error {
+	if err != nil && isWaiting(method) && g.stopping.Err() != nil {
+		err = primitives.Errorf(primitives.CodeUnavailable, "tenond is stopping; operations go on when it runs again")
+	}
+	return statusOf(err)
+}
 
 func (g guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
-	if _, bounded := ctx.Deadline(); !bounded && !strings.HasSuffix(info.FullMethod, "/WaitOperation") {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, callTime)
-		defer cancel()
-	}
+	ctx, cancel := g.bound(ctx, info.FullMethod, true)
+	defer cancel()
 	defer func() { g.finished(ctx, info.FullMethod, start, req, err) }()
-	defer func() { err = statusOf(err) }()
+	defer func() { err = g.outcome(info.FullMethod, err) }()
 	defer g.recover(ctx, info.FullMethod, &err)
 	return next(ctx, req)
 }
 
 func (g guard) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	start := time.Now()
-	first := &firstMessage{ServerStream: s}
+	ctx, cancel := g.bound(s.Context(), info.FullMethod, false)
+	defer cancel()
+	first := &firstMessage{ServerStream: s, ctx: ctx}
 	defer func() { g.finished(s.Context(), info.FullMethod, start, first.seen, err) }()
-	defer func() { err = statusOf(err) }()
+	defer func() { err = g.outcome(info.FullMethod, err) }()
 	defer g.recover(s.Context(), info.FullMethod, &err)
 	return next(srv, first)
 }
@@ -95,8 +129,12 @@ func changes(m proto.Message) bool {
 // the log. What follows it is bytes of a volume.
 type firstMessage struct {
 	grpc.ServerStream
+	ctx  context.Context // of the call, which a server that stops may end
 	seen any
 }
+
+// Context returns the call's context.
+func (f *firstMessage) Context() context.Context { return f.ctx }
 
 // RecvMsg receives the next message.
 func (f *firstMessage) RecvMsg(m any) error {

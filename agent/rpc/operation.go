@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/tenon-storage/tenon/agent/attach"
+	"github.com/tenon-storage/tenon/agent/device"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/agent/snapshot"
 	"github.com/tenon-storage/tenon/agent/transfer"
@@ -186,6 +187,8 @@ var results = map[string]func(*tenonv1.Operation, json.RawMessage) error{
 	snapshot.KindCreate: as(func(out *tenonv1.Operation, r snapshot.Set) {
 		out.Result = &tenonv1.Operation_SnapshotSet{SnapshotSet: snapshotSetOf(r)}
 	}),
+	device.KindAdd:    asDevice,
+	device.KindUpdate: asDevice,
 	attach.KindAttach: asDisk,
 	attach.KindResize: asDisk,
 }
@@ -227,5 +230,9 @@ var levels = map[snapshot.Level]tenonv1.SnapshotLevel{
 	snapshot.CrashConsistent: tenonv1.SnapshotLevel_SNAPSHOT_LEVEL_CRASH_CONSISTENT,
 	snapshot.Frozen:          tenonv1.SnapshotLevel_SNAPSHOT_LEVEL_FROZEN,
 }
+
+var asDevice = as(func(out *tenonv1.Operation, d device.Status) {
+	out.Result = &tenonv1.Operation_Device{Device: deviceOf(d, nil)}
+})
 
 var asDisk = as(func(out *tenonv1.Operation, d attach.Disk) { out.Result = &tenonv1.Operation_Disk{Disk: diskOf(d)} })

@@ -9,7 +9,9 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,11 +25,30 @@ const (
 	knockTime = time.Second
 )
 
-// Listen makes the unix socket at path, readable and writable by its owner and,
-// where gid is not negative, by that group. A socket that is left over from a
+// Socket is where the API is served on this host.
+type Socket struct {
+	Path  string
+	Group string // whose members may use it besides root and the daemon's own user; empty: nobody
+}
+
+// Listener is a unix socket that knows who may use it.
+type Listener struct {
+	net.Listener
+	peers LocalPeers
+	path  string
+	made  os.FileInfo
+}
+
+// Listen makes the unix socket, readable and writable by its owner and by the
+// group. A socket that is left over from a
 // daemon that died is replaced; one on which somebody answers is CodeConflict,
 // and anything else at path is CodeExists and stays.
-func Listen(ctx context.Context, path string, gid int) (net.Listener, error) {
+func Listen(ctx context.Context, s Socket) (*Listener, error) {
+	path := s.Path
+	gid, err := groupID(s.Group)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, primitives.Errorf(codeOfFile(err), "folder of the socket: %w", err)
 	}
@@ -53,7 +74,19 @@ func Listen(ctx context.Context, path string, gid int) (net.Listener, error) {
 	if err != nil {
 		return nil, errors.Join(primitives.Errorf(codeOfFile(err), "socket %s: %w", path, err), l.Close())
 	}
-	return &listener{Listener: l, path: path, made: made}, nil
+	return &Listener{Listener: l, peers: LocalPeers{GID: gid}, path: path, made: made}, nil
+}
+
+// groupID returns a group's number; negative for no group.
+func groupID(name string) (int, error) {
+	if name == "" {
+		return -1, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return -1, primitives.Invalid("group", "the group %q of the socket: %v", name, err)
+	}
+	return strconv.Atoi(g.Gid)
 }
 
 // settle gives the fresh socket its mode and group and moves it into place.
@@ -111,19 +144,12 @@ func codeOfFile(err error) primitives.Code {
 	return primitives.CodeUnavailable
 }
 
-// listener removes its socket when it is closed, unless another daemon has put
-// its own there meanwhile.
-type listener struct {
-	net.Listener
-	path string
-	made os.FileInfo
-}
-
 // Addr returns the socket's final name.
-func (l *listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
-// Close ends listening and removes the socket.
-func (l *listener) Close() error {
+// Close ends listening and removes the socket, unless another daemon has put its
+// own there meanwhile.
+func (l *Listener) Close() error {
 	err := l.Listener.Close()
 	now, statErr := os.Lstat(l.path)
 	if statErr != nil || l.made == nil || !os.SameFile(l.made, now) {

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,7 +18,7 @@ import (
 
 func TestListenMakesASocketForOwnerAndGroupOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "run", "tenond.sock")
-	l, err := rpc.Listen(t.Context(), path, os.Getegid())
+	l, err := rpc.Listen(t.Context(), rpc.Socket{Path: path, Group: ownGroup(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +40,23 @@ func TestListenMakesASocketForOwnerAndGroupOnly(t *testing.T) {
 	}
 }
 
+// ownGroup returns the name of the group that this process has.
+func ownGroup(t *testing.T) string {
+	t.Helper()
+	g, err := user.LookupGroupId(strconv.Itoa(os.Getegid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g.Name
+}
+
+func TestListenRefusesAGroupThatIsNotThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	if _, err := rpc.Listen(t.Context(), rpc.Socket{Path: path, Group: "no-such-group"}); !errors.Is(err, primitives.CodeInvalid) {
+		t.Errorf("Listen for an unknown group = %v, want invalid", err)
+	}
+}
+
 func TestListenReplacesASocketNobodyAnswersOn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -48,7 +67,7 @@ func TestListenReplacesASocketNobodyAnswersOn(t *testing.T) {
 	if err := dead.Close(); err != nil {
 		t.Fatal(err)
 	}
-	l, err := rpc.Listen(t.Context(), path, -1)
+	l, err := rpc.Listen(t.Context(), rpc.Socket{Path: path})
 	if err != nil {
 		t.Fatalf("Listen on a stale socket = %v, want success", err)
 	}
@@ -59,12 +78,12 @@ func TestListenReplacesASocketNobodyAnswersOn(t *testing.T) {
 
 func TestListenLeavesALivingDaemonItsSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	first, err := rpc.Listen(t.Context(), path, -1)
+	first, err := rpc.Listen(t.Context(), rpc.Socket{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = first.Close() }()
-	if l, err := rpc.Listen(t.Context(), path, -1); !errors.Is(err, primitives.CodeConflict) {
+	if l, err := rpc.Listen(t.Context(), rpc.Socket{Path: path}); !errors.Is(err, primitives.CodeConflict) {
 		t.Errorf("second Listen = %v, %v, want conflict", l, err)
 	}
 	conn, err := net.Dial("unix", path)
@@ -79,7 +98,7 @@ func TestListenLeavesOtherFilesAlone(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rpc.Listen(t.Context(), path, -1); !errors.Is(err, primitives.CodeExists) {
+	if _, err := rpc.Listen(t.Context(), rpc.Socket{Path: path}); !errors.Is(err, primitives.CodeExists) {
 		t.Errorf("Listen over a file = %v, want exists", err)
 	}
 	if got, err := os.ReadFile(path); err != nil || string(got) != "precious" {
@@ -89,13 +108,13 @@ func TestListenLeavesOtherFilesAlone(t *testing.T) {
 
 func TestListenRefusesAPathThatIsTooLong(t *testing.T) {
 	path := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
-	if _, err := rpc.Listen(t.Context(), path, -1); !errors.Is(err, primitives.CodeInvalid) {
+	if _, err := rpc.Listen(t.Context(), rpc.Socket{Path: path}); !errors.Is(err, primitives.CodeInvalid) {
 		t.Errorf("Listen on a path of over 108 bytes = %v, want invalid", err)
 	}
 }
 
 func TestKernelNamesThePeer(t *testing.T) {
-	l, err := rpc.Listen(t.Context(), filepath.Join(t.TempDir(), "s"), -1)
+	l, err := rpc.Listen(t.Context(), rpc.Socket{Path: filepath.Join(t.TempDir(), "s")})
 	if err != nil {
 		t.Fatal(err)
 	}

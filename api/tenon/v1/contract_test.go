@@ -55,6 +55,9 @@ func TestEveryChangeHasARequestIDAndAnswersAnOperation(t *testing.T) {
 		if id == nil || id.Number() != 1 || id.Kind() != protoreflect.StringKind {
 			t.Errorf("%s changes something, but its request has no string request_id = 1", m.FullName())
 		}
+		if m.IsStreamingClient() {
+			return // the stream itself is the work, and ends with it
+		}
 		answer := m.Output().Fields().ByName("operation")
 		if answer == nil || answer.Message().FullName() != "tenon.v1.Operation" {
 			t.Errorf("%s changes something, but does not answer an Operation", m.FullName())

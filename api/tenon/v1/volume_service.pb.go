@@ -968,11 +968,11 @@ func (x *WriteVolumeRequest) GetCommit() bool {
 	return false
 }
 
-// WriteVolumeResponse holds the operation, which has come to an end and whose result is the volume.
+// WriteVolumeResponse holds the volume, whose new bytes are durable.
 type WriteVolumeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The operation.
-	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	// The volume.
+	Volume        *Volume `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1007,9 +1007,9 @@ func (*WriteVolumeResponse) Descriptor() ([]byte, []int) {
 	return file_tenon_v1_volume_service_proto_rawDescGZIP(), []int{15}
 }
 
-func (x *WriteVolumeResponse) GetOperation() *Operation {
+func (x *WriteVolumeResponse) GetVolume() *Volume {
 	if x != nil {
-		return x.Operation
+		return x.Volume
 	}
 	return nil
 }
@@ -1566,9 +1566,9 @@ const file_tenon_v1_volume_service_proto_rawDesc = "" +
 	"\x04data\x18\x04 \x01(\fR\x04data\x12\x1f\n" +
 	"\vzero_length\x18\x05 \x01(\x03R\n" +
 	"zeroLength\x12\x16\n" +
-	"\x06commit\x18\x06 \x01(\bR\x06commit\"H\n" +
-	"\x13WriteVolumeResponse\x121\n" +
-	"\toperation\x18\x01 \x01(\v2\x13.tenon.v1.OperationR\toperation\"u\n" +
+	"\x06commit\x18\x06 \x01(\bR\x06commit\"?\n" +
+	"\x13WriteVolumeResponse\x12(\n" +
+	"\x06volume\x18\x01 \x01(\v2\x10.tenon.v1.VolumeR\x06volume\"u\n" +
 	"\x13DelinkVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x10\n" +
@@ -1672,7 +1672,7 @@ var file_tenon_v1_volume_service_proto_depIdxs = []int32{
 	27, // 5: tenon.v1.ResizeVolumeResponse.operation:type_name -> tenon.v1.Operation
 	25, // 6: tenon.v1.CloneVolumeRequest.properties:type_name -> tenon.v1.CloneVolumeRequest.PropertiesEntry
 	27, // 7: tenon.v1.CloneVolumeResponse.operation:type_name -> tenon.v1.Operation
-	27, // 8: tenon.v1.WriteVolumeResponse.operation:type_name -> tenon.v1.Operation
+	26, // 8: tenon.v1.WriteVolumeResponse.volume:type_name -> tenon.v1.Volume
 	28, // 9: tenon.v1.DelinkVolumeRequest.keep:type_name -> google.protobuf.Duration
 	27, // 10: tenon.v1.DelinkVolumeResponse.operation:type_name -> tenon.v1.Operation
 	29, // 11: tenon.v1.ListTombstonesResponse.tombstones:type_name -> tenon.v1.Tombstone

@@ -68,6 +68,7 @@ type VolumeServiceClient interface {
 	// WriteVolume writes bytes into a volume that nothing uses. The first message
 	// names the volume; the last one sets commit. A stream that ends without it
 	// leaves the volume as INCOMPLETE or unchanged, never as if it were whole.
+	// Writing is no operation: it ends with the stream.
 	// Errors: INVALID, NOT_FOUND, CONFLICT, IN_USE, NO_SPACE, UNAVAILABLE, DENIED.
 	WriteVolume(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[WriteVolumeRequest, WriteVolumeResponse], error)
 	// DelinkVolume takes a volume out of the namespace. Its data is kept as a
@@ -259,6 +260,7 @@ type VolumeServiceServer interface {
 	// WriteVolume writes bytes into a volume that nothing uses. The first message
 	// names the volume; the last one sets commit. A stream that ends without it
 	// leaves the volume as INCOMPLETE or unchanged, never as if it were whole.
+	// Writing is no operation: it ends with the stream.
 	// Errors: INVALID, NOT_FOUND, CONFLICT, IN_USE, NO_SPACE, UNAVAILABLE, DENIED.
 	WriteVolume(grpc.ClientStreamingServer[WriteVolumeRequest, WriteVolumeResponse]) error
 	// DelinkVolume takes a volume out of the namespace. Its data is kept as a

@@ -136,8 +136,7 @@ func (a *app) deviceValidate() *cobra.Command {
 			return err
 		}
 		resp, err := client.ValidateDevice(ctx, &tenonv1.ValidateDeviceRequest{
-			Name: args[0], Driver: f.driver, Properties: props, RemoveProperties: f.removeProperties,
-			Secrets: secretValues, RemoveSecrets: f.removeSecrets,
+			Name: args[0], Driver: f.driver, Properties: props, RemoveProperties: f.removeProperties, Secrets: secretValues,
 		})
 		if err != nil {
 			return err
@@ -146,7 +145,7 @@ func (a *app) deviceValidate() *cobra.Command {
 	})
 	f.addDriver(a, cmd)
 	propertyFlags(cmd, &f.props, &f.secrets)
-	f.addRemovals(cmd)
+	cmd.Flags().StringArrayVar(&f.removeProperties, "remove-property", nil, "the `key` of a property to remove; may be repeated")
 	return cmd
 }
 

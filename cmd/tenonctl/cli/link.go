@@ -19,7 +19,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
-	"github.com/tenon-storage/tenon/api/failure"
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
 )
 
@@ -110,12 +109,9 @@ func (a *app) unreachable(f *tenonv1.Failure, dialErr error) *tenonv1.Failure {
 	return f
 }
 
-// isAway reports whether err means that tenond went away or is not there, as
-// opposed to an answer of a tenond that is.
-func isAway(err error) bool {
-	st, ok := status.FromError(err)
-	return ok && st.Code() == codes.Unavailable && failure.Of(err).GetRetry() == tenonv1.Retry_RETRY_UNSPECIFIED
-}
+// isAway reports whether err, of a watch, means that tenond went away, is about
+// to, or is not there.
+func isAway(err error) bool { return status.Code(err) == codes.Unavailable }
 
 // newRequestID makes an id by which a request can be repeated safely.
 func newRequestID() string { return "ctl-" + strings.ToLower(rand.Text()) }

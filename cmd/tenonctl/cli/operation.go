@@ -198,8 +198,3 @@ func (a *app) printChange(op *tenonv1.Operation) error {
 	_, err = io.WriteString(a.env.Out, text)
 	return err
 }
-
-// printWritten prints what came of a write.
-func (a *app) printWritten(resp *tenonv1.WriteVolumeResponse) error {
-	return a.printOutcome(resp.GetOperation())
-}

@@ -237,18 +237,22 @@ func (a *app) write(ctx context.Context, uri string, offset int64, input string)
 	if err := stream.Send(&tenonv1.WriteVolumeRequest{RequestId: a.requestID, Uri: uri, Offset: offset}); err != nil {
 		return answer(stream, err)
 	}
-	if err := a.send(stream, source, uri, offset, total); err != nil {
+	written, err := a.send(stream, source, uri, offset, total)
+	if err != nil {
 		return err
 	}
 	resp, err := stream.CloseAndRecv()
 	if err != nil {
 		return err
 	}
-	return a.printWritten(resp)
+	return a.print(resp.GetVolume(), func() string {
+		return fmt.Sprintf("volume %s written: %s\n", show.Short(resp.GetVolume().GetUri()), show.ExactSize(written))
+	})
 }
 
-// send streams the source and, at its end, asks for the commit.
-func (a *app) send(stream grpc.ClientStreamingClient[tenonv1.WriteVolumeRequest, tenonv1.WriteVolumeResponse], source io.Reader, uri string, offset, total int64) error {
+// send streams the source and, at its end, asks for the commit. It returns how
+// many bytes there were.
+func (a *app) send(stream grpc.ClientStreamingClient[tenonv1.WriteVolumeRequest, tenonv1.WriteVolumeResponse], source io.Reader, uri string, offset, total int64) (written int64, err error) {
 	meter := a.meter()
 	defer meter.close()
 	buffer := make([]byte, chunk)
@@ -257,7 +261,7 @@ func (a *app) send(stream grpc.ClientStreamingClient[tenonv1.WriteVolumeRequest,
 		n, err := io.ReadFull(source, buffer)
 		if n > 0 {
 			if err := stream.Send(asRun(at, buffer[:n])); err != nil {
-				return answer(stream, err)
+				return 0, answer(stream, err)
 			}
 			at += int64(n)
 			meter.bytes("write "+show.Short(uri), at-offset, total)
@@ -266,13 +270,13 @@ func (a *app) send(stream grpc.ClientStreamingClient[tenonv1.WriteVolumeRequest,
 			break
 		}
 		if err != nil {
-			return failf(tenonv1.ErrorCode_ERROR_CODE_INVALID, "", "read the input: %v", err)
+			return 0, failf(tenonv1.ErrorCode_ERROR_CODE_INVALID, "", "read the input: %v", err)
 		}
 	}
 	if err := stream.Send(&tenonv1.WriteVolumeRequest{Offset: at, Commit: true}); err != nil {
-		return answer(stream, err)
+		return 0, answer(stream, err)
 	}
-	return nil
+	return at - offset, nil
 }
 
 // asRun makes a message of bytes; zeros travel as a number.

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rpc
+
+import (
+	"context"
+
+	"github.com/tenon-storage/tenon/agent/attach"
+	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
+	"github.com/tenon-storage/tenon/hypervisor"
+	"github.com/tenon-storage/tenon/primitives"
+)
+
+// disks serves DiskService.
+type disks struct {
+	tenonv1.UnimplementedDiskServiceServer
+	starter
+	service *attach.Service
+}
+
+// AttachDisk gives a volume to a domain.
+func (s *disks) AttachDisk(ctx context.Context, r *tenonv1.AttachDiskRequest) (*tenonv1.AttachDiskResponse, error) {
+	u, err := contentFrom("uri", r.GetUri())
+	if err != nil {
+		return nil, err
+	}
+	op, err := s.start(ctx, attach.KindAttach, r.GetRequestId(), attach.AttachArgs{
+		URI: u, Domain: r.GetDomain(), ReadOnly: r.GetReadOnly(), Bus: r.GetBus(),
+	})
+	return &tenonv1.AttachDiskResponse{Operation: op}, err
+}
+
+// DetachDisk takes a disk from a domain.
+func (s *disks) DetachDisk(ctx context.Context, r *tenonv1.DetachDiskRequest) (*tenonv1.DetachDiskResponse, error) {
+	limit, err := durationFrom("timeout", r.GetTimeout())
+	if err != nil {
+		return nil, err
+	}
+	disk, err := s.identify(ctx, r.GetDomain(), r.GetDisk())
+	if err != nil {
+		return nil, err
+	}
+	op, err := s.start(ctx, attach.KindDetach, r.GetRequestId(), attach.DetachArgs{Domain: r.GetDomain(), Disk: disk, Timeout: limit})
+	return &tenonv1.DetachDiskResponse{Operation: op}, err
+}
+
+// ListDisks pages through the disks of a domain.
+func (s *disks) ListDisks(ctx context.Context, r *tenonv1.ListDisksRequest) (*tenonv1.ListDisksResponse, error) {
+	all, err := s.service.Disks(ctx, r.GetDomain())
+	if err != nil {
+		return nil, err
+	}
+	page, next, err := pageOf(all, func(d attach.Disk) string { return d.Target }, asListed(all), r.GetPageToken(), r.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	resp := &tenonv1.ListDisksResponse{NextPageToken: next}
+	for _, d := range page {
+		resp.Disks = append(resp.Disks, diskOf(d))
+	}
+	return resp, nil
+}
+
+// asListed orders targets as the hypervisor lists them: vdz comes before vdaa.
+func asListed(all []attach.Disk) func(a, b string) bool {
+	place := make(map[string]int, len(all))
+	for i, d := range all {
+		place[d.Target] = i
+	}
+	return func(a, b string) bool { return place[a] < place[b] }
+}
+
+// ResizeDisk grows a disk.
+func (s *disks) ResizeDisk(ctx context.Context, r *tenonv1.ResizeDiskRequest) (*tenonv1.ResizeDiskResponse, error) {
+	disk, err := s.identify(ctx, r.GetDomain(), r.GetDisk())
+	if err != nil {
+		return nil, err
+	}
+	op, err := s.start(ctx, attach.KindResize, r.GetRequestId(), attach.ResizeArgs{Domain: r.GetDomain(), Disk: disk, Size: r.GetSizeBytes()})
+	return &tenonv1.ResizeDiskResponse{Operation: op}, err
+}
+
+// identify turns what people call a disk, its target or its volume's URI, into
+// its ID. What nothing is called by stays as it is, for the room to refuse.
+func (s *disks) identify(ctx context.Context, domain, name string) (hypervisor.DiskID, error) {
+	if name == "" {
+		return "", primitives.Invalid("disk", "it is empty; expected a disk's ID, target or URI")
+	}
+	all, err := s.service.Disks(ctx, domain)
+	if err != nil {
+		return "", err
+	}
+	u, _ := primitives.ParseURI(name) // zero for what is no URI
+	for _, d := range all {
+		if d.ID != "" && (string(d.ID) == name || d.Target == name || !u.IsZero() && d.URI == u) {
+			return d.ID, nil
+		}
+	}
+	return hypervisor.DiskID(name), nil
+}
