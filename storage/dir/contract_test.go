@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -156,52 +157,69 @@ func guest(t testing.TB, m primitives.Mapping) storagetest.Guest {
 	return openGuest(t, m)
 }
 
+// qemuGuest is a QEMU without a processor: its block layer, reached over NBD.
 type qemuGuest struct {
 	client *nbd.Client
 	daemon *command.Process
+	run    string // its folder, with the sockets
 }
 
 func openGuest(t testing.TB, m primitives.Mapping) *qemuGuest {
+	t.Helper()
+	g := startGuest(t, m, "--nbd-server", "addr.type=unix,addr.path=RUN/s", "--export",
+		"type=nbd,id=e,node-name=n0,name=g,writable="+map[bool]string{true: "on", false: "off"}[m.Access == primitives.ReadWrite])
+	var err error
+	if g.client, err = nbd.Dial(t.Context(), "unix", g.run+"/s", nbd.Options{Export: "g"}); err != nil {
+		t.Fatalf("connect to a guest: %v", err)
+	}
+	return g
+}
+
+// startGuest starts a guest that opens the mapping. RUN in more is its folder.
+func startGuest(t testing.TB, m primitives.Mapping, more ...string) *qemuGuest {
 	t.Helper()
 	chain := append([]primitives.FileMap{*m.File}, m.File.Backing...)
 	var args []string
 	var below any
 	for i := len(chain) - 1; i >= 0; i-- {
 		readOnly := i > 0 || m.Access == primitives.ReadOnly
-		node := map[string]any{
-			"driver": string(chain[i].Format), "node-name": fmt.Sprintf("n%d", i), "read-only": readOnly,
-			"file": map[string]any{"driver": "file", "filename": chain[i].Path, "read-only": readOnly},
-		}
-		if chain[i].Format == primitives.FormatQcow2 {
-			node["backing"] = below
-		}
-		data, err := json.Marshal(node)
-		if err != nil {
-			t.Fatal(err)
-		}
-		args = append(args, "--blockdev", string(data))
-		below = node["node-name"]
+		args = append(args, "--blockdev", blockdev(t, fmt.Sprintf("n%d", i), chain[i], below, readOnly))
+		below = fmt.Sprintf("n%d", i)
 	}
 	run, err := os.MkdirTemp("", "guest")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(run) })
-	writable := map[bool]string{true: "on", false: "off"}[m.Access == primitives.ReadWrite]
-	args = append(args, "--nbd-server", "addr.type=unix,addr.path="+run+"/s",
-		"--export", "type=nbd,id=e,node-name=n0,name=g,writable="+writable, "--pidfile", run+"/pid")
+	for _, arg := range more {
+		args = append(args, strings.ReplaceAll(arg, "RUN", run))
+	}
+	args = append(args, "--chardev", "socket,id=c,server=on,wait=off,path="+run+"/qmp", "--monitor", "chardev=c", "--pidfile", run+"/pid")
 	p, err := command.Start(t.Context(), command.Cmd{Path: "qemu-storage-daemon", Args: args},
 		command.StartOptions{Pdeathsig: syscall.SIGKILL, ReadyFile: run + "/pid"})
 	if err != nil {
 		t.Fatalf("start a guest: %v", err)
 	}
-	client, err := nbd.Dial(t.Context(), "unix", run+"/s", nbd.Options{Export: "g"})
-	if err != nil {
-		t.Fatalf("connect to a guest: %v", err)
-	}
-	g := &qemuGuest{client, p}
+	g := &qemuGuest{daemon: p, run: run}
 	t.Cleanup(func() { _ = g.Close() })
 	return g
+}
+
+// blockdev describes one node to QEMU.
+func blockdev(t testing.TB, name string, f primitives.FileMap, below any, readOnly bool) string {
+	t.Helper()
+	node := map[string]any{
+		"driver": string(f.Format), "node-name": name, "read-only": readOnly,
+		"file": map[string]any{"driver": "file", "filename": f.Path, "read-only": readOnly},
+	}
+	if f.Format == primitives.FormatQcow2 {
+		node["backing"] = below
+	}
+	data, err := json.Marshal(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
 
 func (g *qemuGuest) ReadAt(p []byte, off int64) (int, error) {
@@ -215,7 +233,9 @@ func (g *qemuGuest) WriteAt(p []byte, off int64) (int, error) {
 func (g *qemuGuest) Flush() error { return g.client.Flush(context.Background()) }
 
 func (g *qemuGuest) Close() error {
-	err := g.client.Close()
-	g.daemon.Stop(context.Background())
-	return err
+	defer g.daemon.Stop(context.Background())
+	if g.client == nil {
+		return nil
+	}
+	return g.client.Close()
 }
