@@ -286,7 +286,7 @@ func show(rec journal.Operation) Operation {
 		State: State(rec.State), Step: rec.StepName, Note: rec.Left, Created: rec.Created, Finished: rec.Finished,
 		Args: rec.Args, Result: rec.Result, CancelAsked: rec.CancelAsked,
 	}
-	if len(rec.Failure) > 0 {
+	if len(rec.Failure) > 0 && string(rec.Failure) != "null" { // an absent RawMessage comes back as null
 		op.Failure = new(Failure)
 		if err := json.Unmarshal(rec.Failure, op.Failure); err != nil {
 			op.Failure = FailureOf(fmt.Errorf("failure of operation %s: %w", rec.ID, err))
