@@ -264,8 +264,9 @@ func (d *Device) Close() error {
 	}
 }
 
-// effectiveOp gives the driver what holds for this call. Properties that are not
-// for such a call are refused; the device's own, repeated, are let pass.
+// effectiveOp gives the driver what holds for this call. Properties and secrets
+// that are not for such a call are refused; the device's own, repeated, are let
+// pass.
 func (d *Device) effectiveOp(c call) (primitives.Op, error) {
 	d.mu.Lock()
 	device, secrets := d.props, d.secrets
@@ -280,6 +281,7 @@ func (d *Device) effectiveOp(c call) (primitives.Op, error) {
 		own[name] = value
 	}
 	scope := c.scope | primitives.ScopeOp
+	c.op.Secrets = newSecrets(secrets, c.op.Secrets)
 	if c.scope != 0 || len(own) > 0 || len(c.op.Secrets.Names()) > 0 {
 		inherit(d.driver.Schema, c.scope, device, own)
 		props, problems := Check(d.driver.Schema, primitives.Change{Scope: scope, Subject: c.uri, New: own, Secrets: c.op.Secrets})

@@ -3,6 +3,7 @@
 package storage
 
 import (
+	"bytes"
 	"slices"
 
 	"github.com/tenon-storage/tenon/primitives"
@@ -54,6 +55,18 @@ func mergedSecrets(device, call primitives.Secrets) primitives.Secrets {
 		}
 	}
 	return primitives.NewSecrets(values)
+}
+
+// newSecrets returns the secrets of a call that are not merely the device's again.
+func newSecrets(device, call primitives.Secrets) primitives.Secrets {
+	var repeated []string
+	for _, name := range call.Names() {
+		have, ok := device.Get(name)
+		if given, _ := call.Get(name); ok && bytes.Equal(have, given) {
+			repeated = append(repeated, name)
+		}
+	}
+	return withoutSecrets(call, repeated)
 }
 
 // withoutSecrets returns the secrets that removed does not name.

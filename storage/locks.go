@@ -97,15 +97,9 @@ var errLockWait = errors.New("the lock was not free in time")
 // lock takes keys for r within wait and ctx. A lock that is not free in that
 // time is CodeConflict, with its holders as blockers. unlock may be repeated.
 func (l *locks) lock(ctx context.Context, wait time.Duration, r Running, keys []keylock.Key) (unlock func(), err error) {
-	waiting, cancel := context.WithTimeoutCause(ctx, wait, errLockWait)
-	defer cancel()
-	release, err := l.set.Lock(waiting, keys...)
+	release, err := l.acquire(ctx, wait, keys)
 	if err != nil {
-		if errors.Is(ctx.Err(), context.Canceled) {
-			return nil, ended(ctx)
-		}
-		return nil, primitives.Errorf(primitives.CodeConflict, "another call holds it").By(l.holding(keys)...).
-			Trying("Repeat the request once that has ended")
+		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -119,6 +113,27 @@ func (l *locks) lock(ctx context.Context, wait time.Duration, r Running, keys []
 		l.mu.Unlock()
 		release()
 	}), nil
+}
+
+// acquire waits for the keys. On a busy host the time can be over before a free
+// lock was even looked at, so that a conflict with nobody is tried again.
+func (l *locks) acquire(ctx context.Context, wait time.Duration, keys []keylock.Key) (release func(), err error) {
+	for {
+		waiting, cancel := context.WithTimeoutCause(ctx, wait, errLockWait)
+		release, err := l.set.Lock(waiting, keys...)
+		cancel()
+		if err == nil {
+			return release, nil
+		}
+		by := l.holding(keys)
+		switch {
+		case errors.Is(ctx.Err(), context.Canceled):
+			return nil, ended(ctx)
+		case ctx.Err() != nil || len(by) > 0:
+			return nil, primitives.Errorf(primitives.CodeConflict, "another call holds it").By(by...).
+				Trying("Repeat the request once that has ended")
+		}
+	}
 }
 
 // holding names who holds any of those keys in a way that excludes the asker.

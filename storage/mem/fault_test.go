@@ -179,6 +179,42 @@ func TestAVolumeWithSnapshotsIsKeptWherePolicySaysSo(t *testing.T) {
 	}
 }
 
+func TestASourceIsKeptWhileItsClonesNeedIt(t *testing.T) {
+	b := open(t, mem.New(), primitives.Props{"clones": "dependent"})
+	u := uri(t, "dev/a")
+	create(t, b, u, 8192, pattern(8192, 1))
+	for name, full := range map[string]bool{"dev/linked": false, "dev/full": true} {
+		if _, err := b.Clone(t.Context(), u, uri(t, name), primitives.CloneRequest{Full: full}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if o, err := b.Stat(t.Context(), u, primitives.Op{}); err != nil || o.Dependents != 1 {
+		t.Errorf("dependents = %d, %v, want the linked clone", o.Dependents, err)
+	}
+	bury := func(u primitives.URI) primitives.Tombstone {
+		t.Helper()
+		dead, err := b.Delink(t.Context(), u, primitives.DelinkRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dead
+	}
+	source := bury(u)
+	var e *primitives.Error
+	err := b.Destroy(t.Context(), source, primitives.DestroyRequest{})
+	code(t, "destroy of the source", err, primitives.CodeDependents)
+	want := primitives.Blocker{Kind: "volume", Name: "dev/linked"}
+	if !errors.As(err, &e) || len(e.Blocked) != 1 || e.Blocked[0] != want {
+		t.Errorf("destroy of the source = %v, want the blocker %v", err, want)
+	}
+	if err := b.Destroy(t.Context(), bury(uri(t, "dev/linked")), primitives.DestroyRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Destroy(t.Context(), source, primitives.DestroyRequest{}); err != nil {
+		t.Errorf("destroy of the source after its clone = %v", err)
+	}
+}
+
 func TestACrashReleasesWhatAFaultHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := mem.New()

@@ -26,6 +26,7 @@ const goodbye = 500 * time.Millisecond
 // server answers on one mapping's socket. The store's lock guards its fields.
 type server struct {
 	s        *store
+	l        net.Listener
 	limit    int64 // of the store's space
 	readOnly bool
 	pick     func() *content // what is shown
@@ -45,18 +46,17 @@ func serve(s *store, limit int64, socket string, pick func() *content, readOnly 
 	if err != nil {
 		return nil, primitives.Errorf(primitives.CodeUnavailable, "no socket for the mapping: %w", err)
 	}
-	sv := &server{s: s, limit: limit, readOnly: readOnly, pick: pick}
+	sv := &server{s: s, l: l, limit: limit, readOnly: readOnly, pick: pick}
 	var ctx context.Context
 	ctx, sv.end = context.WithCancel(context.Background())
-	context.AfterFunc(ctx, func() { _ = l.Close() })
-	go sv.accept(ctx, l)
+	go sv.accept(ctx)
 	return sv, nil
 }
 
 // accept serves each client by itself, so that a new one sees the size of now.
-func (sv *server) accept(ctx context.Context, l net.Listener) {
+func (sv *server) accept(ctx context.Context) {
 	for {
-		conn, err := l.Accept()
+		conn, err := sv.l.Accept()
 		if err != nil {
 			return
 		}
@@ -103,9 +103,11 @@ func (sv *server) connections() int {
 }
 
 // stop lets no request in any more. The clients' connections end on their own
-// goroutines, which may wait for the store's lock.
+// goroutines, which may wait for the store's lock. The socket is gone at once,
+// since the next Activate makes one of the same name.
 func (sv *server) stop() {
 	sv.stopped = true
+	_ = sv.l.Close()
 	sv.end()
 }
 

@@ -20,9 +20,10 @@ func fresh(props primitives.Props) storagetest.Store {
 		all[k] = v
 	}
 	return storagetest.Store{
-		Driver: drv,
-		Props:  all,
-		Crash:  func() { drv.Crash(name) },
+		Driver:  drv,
+		Props:   all,
+		Secrets: primitives.NewSecrets(map[string][]byte{"token": []byte("canary-5e1d")}),
+		Crash:   func() { drv.Crash(name) },
 		GoAway: func(testing.TB) (back func()) {
 			drv.SetHealth(name, primitives.Unreachable, "gone away")
 			clear := drv.Fault(name, mem.Fault{Dead: true})
@@ -43,8 +44,8 @@ func TestMemKeepsTheContract(t *testing.T) {
 		Many: 5000,
 		Variants: []storagetest.Variant{
 			{Name: "transparent"},
-			{Name: "remap", DeviceProps: primitives.Props{"snapshots": "remap", "clones": "dependent", "offload": "true"}},
-			{Name: "offline", DeviceProps: primitives.Props{"snapshots": "none", "granule": "65536"}},
+			{Name: "remap", DeviceProps: primitives.Props{"snapshots": "remap", "offload": "true"}},
+			{Name: "offline", DeviceProps: primitives.Props{"snapshots": "none", "delete-with-snapshots": "refused", "granule": "65536"}},
 			{Name: "bare", DeviceProps: primitives.Props{"facets": "none"}},
 		},
 	})
