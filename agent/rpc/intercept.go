@@ -93,7 +93,7 @@ func (g guard) recover(ctx context.Context, method string, err *error) {
 	}
 	g.log.ErrorContext(ctx, "call panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
 	*err = primitives.Errorf(primitives.CodeInternal, "a defect in tenond ended the call").
-		Trying("Look for \"call panicked\" in tenond's log and report it")
+		Trying("look for \"call panicked\" in tenond's log and report it")
 }
 
 func (g guard) finished(ctx context.Context, method string, start time.Time, req any, err error) {

@@ -113,7 +113,7 @@ func clearStale(ctx context.Context, path string) error {
 	}
 	if info.Mode().Type() != fs.ModeSocket {
 		return primitives.Errorf(primitives.CodeExists, "%s is there and is not a socket", path).
-			Trying("Move it away, or name another socket in the configuration")
+			Trying("move it away, or name another socket in the configuration")
 	}
 	ctx, cancel := context.WithTimeout(ctx, knockTime)
 	defer cancel()
@@ -121,7 +121,7 @@ func clearStale(ctx context.Context, path string) error {
 	switch {
 	case err == nil:
 		return errors.Join(primitives.Errorf(primitives.CodeConflict, "another daemon answers on %s", path).
-			Trying("Stop the other tenond first, or name another socket in the configuration"), conn.Close())
+			Trying("stop the other tenond first, or name another socket in the configuration"), conn.Close())
 	case errors.Is(err, unix.ECONNREFUSED):
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return primitives.Errorf(codeOfFile(err), "stale socket %s: %w", path, err)
@@ -129,7 +129,7 @@ func clearStale(ctx context.Context, path string) error {
 		return nil
 	}
 	return primitives.Errorf(primitives.CodeConflict, "somebody may still use %s: %w", path, err).
-		Trying("Stop the other tenond first, or name another socket in the configuration")
+		Trying("stop the other tenond first, or name another socket in the configuration")
 }
 
 func codeOfFile(err error) primitives.Code {

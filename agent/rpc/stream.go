@@ -126,9 +126,18 @@ func (s *volumes) WriteVolume(stream grpc.ClientStreamingServer[tenonv1.WriteVol
 	}
 	o, err := receive(stream, w, first)
 	if err != nil {
-		return errors.Join(err, w.Abort(context.WithoutCancel(stream.Context())))
+		return errors.Join(notWhole(err), w.Abort(context.WithoutCancel(stream.Context())))
 	}
 	return stream.SendAndClose(&tenonv1.WriteVolumeResponse{Volume: volumeOf(o, facetsOf(s.registry, u.Device))})
+}
+
+// notWhole adds to the error of a write that began what to do about the volume.
+func notWhole(err error) error {
+	e, ok := errors.AsType[*primitives.Error](err)
+	if !ok || e.Try != "" {
+		return err
+	}
+	return e.Trying("write the volume again, it is incomplete now; or delink it")
 }
 
 // receive writes every run and commits when the client says so.

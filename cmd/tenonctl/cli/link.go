@@ -86,22 +86,22 @@ func (a *app) explain(f *tenonv1.Failure) *tenonv1.Failure {
 	case tenonv1.ErrorCode_ERROR_CODE_UNAVAILABLE:
 		return a.unreachable(f, dialErr)
 	case tenonv1.ErrorCode_ERROR_CODE_UNSUPPORTED:
-		f.Try = "This tenond is older than tenonctl; compare the versions with tenonctl host show and tenonctl --version"
+		f.Try = "this tenond is older than tenonctl; compare the versions with tenonctl host show and tenonctl --version"
 	}
 	return f
 }
 
 func (a *app) unreachable(f *tenonv1.Failure, dialErr error) *tenonv1.Failure {
 	f.Message = "tenond cannot be reached at " + a.socket
-	f.Try = "See whether it runs with systemctl status tenond; another socket is named with --socket"
+	f.Try = "see whether it runs with systemctl status tenond; another socket is named with --socket"
 	cause := syscall.Errno(0)
 	switch {
 	case errors.Is(dialErr, os.ErrPermission):
-		f.Try = "Run tenonctl as root, or as a member of the group that the configuration of tenond names"
+		f.Try = "run tenonctl as root, or as a member of the group that the configuration of tenond names"
 		cause = syscall.EACCES
 	case errors.As(dialErr, &cause):
 	case dialErr == nil && strings.Contains(f.GetMessage(), "error reading server preface"):
-		f.Try = "Run tenonctl as root, or as a member of the group that the configuration of tenond names"
+		f.Try = "run tenonctl as root, or as a member of the group that the configuration of tenond names"
 	}
 	if cause != 0 {
 		f.Message += ": " + cause.Error()

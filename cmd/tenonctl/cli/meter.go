@@ -31,7 +31,7 @@ func (a *app) meter() meter {
 	case a.env.ErrIsTerminal:
 		return &bar{out: a.env.Err}
 	}
-	return &lines{out: a.env.Err, now: a.env.Now, began: a.env.Now()}
+	return &lines{out: a.env.Err, now: a.env.Now, last: a.env.Now()}
 }
 
 type quietMeter struct{}
@@ -41,16 +41,18 @@ func (quietMeter) bytes(string, int64, int64) {}
 func (quietMeter) away()                      {}
 func (quietMeter) close()                     {}
 
-// linePause is how long work may go on before the first line, and after it
-// without another line.
-const linePause = 10 * time.Second
+// Between two lines passes at least shortPause, so that quick work writes none,
+// and at most longPause, so that nobody wonders whether it goes on.
+const (
+	shortPause = 2 * time.Second
+	longPause  = 10 * time.Second
+)
 
-// lines writes a line for each tenth of the bytes, and otherwise every linePause.
-// Work that is over before that is not worth a line.
+// lines writes a line for each tenth of the bytes, at those intervals.
 type lines struct {
 	out   io.Writer
 	now   func() time.Time
-	began time.Time // when the last line was due
+	last  time.Time // when the last line was written, or the work began
 	tenth int64
 	gone  bool
 }
@@ -69,16 +71,15 @@ func (l *lines) bytes(what string, done, total int64) {
 }
 
 func (l *lines) progress(what string, p *tenonv1.Progress) {
-	due := l.now().Sub(l.began) >= linePause
+	waited := l.now().Sub(l.last)
+	tenth := l.tenth
 	if total := p.GetTotal(); total > 0 {
-		tenth := p.GetDone() * 10 / total
-		due = due || tenth > l.tenth
-		l.tenth = tenth
+		tenth = p.GetDone() * 10 / total
 	}
-	if !due {
+	if waited < longPause && (waited < shortPause || tenth == l.tenth) {
 		return
 	}
-	l.began = l.now()
+	l.last, l.tenth = l.now(), tenth
 	if text := show.Progress(p); text != "" {
 		what += ": " + text
 	}

@@ -228,6 +228,9 @@ func (a *app) write(ctx context.Context, uri string, offset int64, input string)
 	if err != nil {
 		return err
 	}
+	if err := fits(ctx, client, uri, offset, total); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // a stream that is not committed is given up
 	stream, err := client.WriteVolume(ctx)
@@ -248,6 +251,19 @@ func (a *app) write(ctx context.Context, uri string, offset int64, input string)
 	return a.print(resp.GetVolume(), func() string {
 		return fmt.Sprintf("volume %s written: %s\n", show.Short(resp.GetVolume().GetUri()), show.ExactSize(written))
 	})
+}
+
+// fits refuses a file that is too large before a byte of the volume changes.
+func fits(ctx context.Context, client tenonv1.VolumeServiceClient, uri string, offset, total int64) error {
+	resp, err := client.GetVolume(ctx, &tenonv1.GetVolumeRequest{Uri: uri})
+	if err != nil {
+		return err
+	}
+	if room := resp.GetVolume().GetSizeBytes() - offset; total > room {
+		return failf(tenonv1.ErrorCode_ERROR_CODE_INVALID, "make the volume larger with tenonctl volume resize "+uri,
+			"%s at offset %d do not fit into volume %s of %s", show.ExactSize(total), offset, show.Short(uri), show.ExactSize(resp.GetVolume().GetSizeBytes()))
+	}
+	return nil
 }
 
 // send streams the source and, at its end, asks for the commit. It returns how

@@ -52,7 +52,7 @@ func (a *app) tombstone(ctx context.Context, args []string) (device, id string, 
 		return device, found[0].GetId(), nil
 	case 0:
 		return "", "", failf(tenonv1.ErrorCode_ERROR_CODE_NOT_FOUND,
-			"See what there is with tenonctl volume list "+device+" --tombstones; what was not delinked yet is delinked with tenonctl "+nounOf(was)+" delink "+was,
+			"see what there is with tenonctl volume list "+device+" --tombstones; what was not delinked yet is delinked with tenonctl "+nounOf(was)+" delink "+was,
 			"no tombstone of %s", was)
 	}
 	ids := make([]string, len(found))
@@ -60,7 +60,7 @@ func (a *app) tombstone(ctx context.Context, args []string) (device, id string, 
 		ids[i] = t.GetId()
 	}
 	return "", "", failf(tenonv1.ErrorCode_ERROR_CODE_INVALID,
-		"Name one of them: "+device+" "+strings.Join(ids, ", or "+device+" "),
+		"name one of them: "+device+" "+strings.Join(ids, ", or "+device+" "),
 		"%d tombstones were %s", len(found), was)
 }
 

@@ -41,7 +41,7 @@ func (a *app) unanswered(ctx context.Context, err error) error {
 		return err
 	}
 	return failf(tenonv1.ErrorCode_ERROR_CODE_CANCELLED,
-		fmt.Sprintf("Repeat the command with --request-id %s: what has begun goes on, and nothing is done twice", a.requestID),
+		fmt.Sprintf("repeat the command with --request-id %s: what has begun goes on, and nothing is done twice", a.requestID),
 		"%s before tenond answered; the operation may have begun", ended(ctx))
 }
 

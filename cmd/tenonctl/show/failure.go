@@ -17,7 +17,7 @@ func Failure(f *tenonv1.Failure) string {
 	case len(problems) == 1 && len(blockers) == 0:
 		head += ": " + problem(problems[0])
 	case len(blockers) == 1 && len(problems) == 0:
-		head += " by " + blocker(blockers[0])
+		head += ": " + blocker(blockers[0])
 	default:
 		for _, p := range problems {
 			more = append(more, "  "+problem(p))

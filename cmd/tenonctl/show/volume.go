@@ -32,7 +32,9 @@ func (s Style) Volume(v *tenonv1.Volume) string {
 	sh.add("dependents", fmt.Sprint(v.GetDependents()))
 	sh.add("created", s.time(v.GetCreateTime()))
 	sh.addMap("properties", v.GetProperties())
-	sh.addIf("can", objectCan(v.GetCapabilities()))
+	if v.GetState() == tenonv1.ObjectState_OBJECT_STATE_READY {
+		sh.addIf("can", objectCan(v.GetCapabilities()))
+	}
 	return sh.String()
 }
 
