@@ -112,27 +112,38 @@ func diskOf(r *run, m primitives.Mapping) (hypervisor.DiskID, error) {
 }
 
 // unprepare takes away what was prepared, unless the switch happened after all.
+// Only what is pending can be this operation's: it holds the volumes.
 func (s *Service) unprepare(ctx context.Context, r *run) error {
 	if r.Memory.Switched {
 		return nil
 	}
 	return s.each(r, remap, func(i int, g group) error {
-		_, f, err := s.device(ctx, g.Device)
+		d, f, err := s.device(ctx, g.Device)
 		if err != nil {
 			return err
 		}
+		waits, err := pending(ctx, d, g.URIs, r.Memory.Name)
+		if err != nil || !waits {
+			return err
+		}
 		_, err = f.Settle(ctx, g.URIs, r.Memory.Name, false, groupOp(r, "unsettle", i))
-		return ignoreForeign(err)
+		return err
 	})
 }
 
-// ignoreForeign lets pass that another operation's snapshot has the name: it was
-// the reason why nothing was prepared.
-func ignoreForeign(err error) error {
-	if errors.Is(err, primitives.CodeNotFound) {
-		return nil
+// pending reports whether every volume has a snapshot of that name that awaits
+// the switch.
+func pending(ctx context.Context, d *storage.Device, uris []primitives.URI, name string) (bool, error) {
+	for _, u := range uris {
+		o, err := d.Stat(ctx, u.At(name), primitives.Op{})
+		if errors.Is(err, primitives.CodeNotFound) {
+			return false, nil
+		}
+		if err != nil || o.State != primitives.Pending {
+			return false, err
+		}
 	}
-	return err
+	return true, nil
 }
 
 // cut takes the snapshots, in a freeze where that was asked for and works.
@@ -364,22 +375,17 @@ func (s *Service) uncut(ctx context.Context, r *run) error {
 // acknowledge settles what a switch whose answer was lost left pending. What
 // was prepared is asked of the devices and not made again.
 func (s *Service) acknowledge(ctx context.Context, r *run) error {
-	pending := true
+	all := true
 	err := s.each(r, remap, func(_ int, g group) error {
 		d, _, err := s.device(ctx, g.Device)
 		if err != nil {
 			return err
 		}
-		for _, u := range g.URIs {
-			o, err := d.Stat(ctx, u.At(r.Memory.Name), primitives.Op{})
-			if err != nil && !errors.Is(err, primitives.CodeNotFound) {
-				return err
-			}
-			pending = pending && err == nil && o.State == primitives.Pending
-		}
-		return nil
+		waits, err := pending(ctx, d, g.URIs, r.Memory.Name)
+		all = all && waits
+		return err
 	})
-	if err != nil || !pending {
+	if err != nil || !all {
 		return err
 	}
 	moves, err := s.switches(ctx, r)

@@ -5,6 +5,7 @@ package snapshot
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -98,7 +99,7 @@ func (s *Service) check(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	subjects, err := s.subjects(ctx, uris)
+	subjects, err := s.subjects(ctx, uris, r.Memory.Name)
 	if err != nil {
 		return err
 	}
@@ -158,7 +159,7 @@ func (s *Service) volumes(named []primitives.URI, domain hypervisor.Domain) ([]p
 }
 
 // subjects looks at each volume's device and finds the disk that writes to it.
-func (s *Service) subjects(ctx context.Context, uris []primitives.URI) ([]subject, error) {
+func (s *Service) subjects(ctx context.Context, uris []primitives.URI, name string) ([]subject, error) {
 	uses, err := s.disks.Uses("")
 	if err != nil {
 		return nil, err
@@ -171,6 +172,11 @@ func (s *Service) subjects(ctx context.Context, uris []primitives.URI) ([]subjec
 		}
 		o, err := d.Stat(ctx, u, primitives.Op{})
 		if err != nil {
+			return nil, err
+		}
+		if _, err := d.Stat(ctx, u.At(name), primitives.Op{}); err == nil {
+			return nil, primitives.Errorf(primitives.CodeExists, "the snapshot exists").On(u.At(name)).Trying("choose another name")
+		} else if !errors.Is(err, primitives.CodeNotFound) {
 			return nil, err
 		}
 		desc, err := d.Describe(ctx)
