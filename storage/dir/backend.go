@@ -73,7 +73,21 @@ func (b *backend) enterEvenClosed(ctx context.Context, locked bool) (*session, e
 		s.leave()
 		return nil, err
 	}
+	if !s.fs.probed {
+		if err := s.probeAgain(ctx); err != nil {
+			s.leave()
+			return nil, err
+		}
+	}
 	return s, nil
+}
+
+// probeAgain is for a file system that was read-only or full at Open.
+func (s *session) probeAgain(ctx context.Context) error {
+	if s.fs = s.probe(s.tree); !s.fs.probed {
+		return nil
+	}
+	return s.recover(ctx)
 }
 
 func (b *backend) session(ctx context.Context) (*session, error) {

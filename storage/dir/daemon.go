@@ -18,6 +18,7 @@ import (
 
 	"github.com/tenon-storage/tenon/internal/command"
 	"github.com/tenon-storage/tenon/internal/nbd"
+	"github.com/tenon-storage/tenon/primitives"
 )
 
 // storageDaemon moves the bytes of qcow2 images.
@@ -40,7 +41,8 @@ func (s *session) openQcow2(ctx context.Context, chain []layerRef, size int64, w
 	}
 	if have := img.client.Size(); have != size {
 		img.kill()
-		return nil, fmt.Errorf("%s has %d bytes, its record says %d", s.host(chain[0].file()), have, size)
+		return nil, primitives.Errorf(primitives.CodeConflict, "the image %s has %d bytes and its volume %d: it was resized behind tenon's back", s.host(chain[0].file()), have, size).
+			Trying("resize the volume to %d bytes", have)
 	}
 	return img, nil
 }

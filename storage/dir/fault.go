@@ -43,6 +43,8 @@ func codeFor(err error) (code primitives.Code, try string) {
 		return primitives.CodeDenied, "remount the file system read-write"
 	case errors.Is(err, fs.ErrPermission):
 		return primitives.CodeDenied, "give the agent's user access to the device's folder"
+	case errors.Is(err, unix.ENOLCK):
+		return primitives.CodeUnavailable, "make file locks work on that file system (on NFS: rpc.statd, or NFS 4)"
 	case notRegular:
 		return primitives.CodeFenced, "put the file back that belongs there; tenon wrote a regular file"
 	case errors.Is(err, command.ErrNotFound):

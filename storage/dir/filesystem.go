@@ -36,7 +36,6 @@ const (
 	magicCIFS     = 0xff534d42
 	magicOCFS2    = 0x7461636f
 	magicGFS2     = 0x01161970
-	magicFUSE     = 0x65735546
 )
 
 // probeName marks the two files of a probe, which are gone when it ends.
@@ -51,7 +50,7 @@ func (b *backend) probe(t tree) filesystem {
 		switch uint32(st.Type) {
 		case magicBtrfs, magicZFS, magicF2FS, magicNilfs, magicBcachefs:
 			fs.copyOnWrite = true
-		case magicNFS, magicCephFS, magicSMB2, magicCIFS, magicOCFS2, magicGFS2, magicFUSE:
+		case magicNFS, magicCephFS, magicSMB2, magicCIFS, magicOCFS2, magicGFS2:
 			fs.shared = true
 		}
 	}
@@ -119,19 +118,21 @@ func installed(programs ...string) bool {
 func (b *backend) prepare(ctx context.Context) error {
 	b.tools = installed(qemuImg, storageDaemon)
 	b.clearSockets()
-	s, err := b.change(ctx)
+	s, err := b.enter(ctx)
 	if err != nil {
 		return err
 	}
-	defer s.leave()
-	if err := s.checkFolders(); err != nil {
+	err = s.checkFolders()
+	s.leave()
+	if err != nil {
 		return err
 	}
-	s.fs = b.probe(s.tree)
-	if !s.fs.probed {
-		return nil // read-only or full: nothing can be cleared away either
+	// The first change probes the file system and clears away.
+	if s, err = b.change(ctx); err != nil {
+		return err
 	}
-	return s.recover(ctx)
+	s.leave()
+	return nil
 }
 
 // checkFolders refuses a layout that was tampered with.

@@ -24,8 +24,8 @@ import (
 type snapshots struct{ b *backend }
 
 // maxChain bounds how many images lie one below the other. Each costs the guest
-// a look-up on a read; QEMU and libvirt give up at about 200.
-const maxChain = 64
+// a look-up on a read; libvirt gives up at 200.
+const maxChain = 128
 
 // Snapshot makes a snapshot of each volume.
 func (f snapshots) Snapshot(ctx context.Context, vols []primitives.URI, name string, op primitives.Op) (primitives.SnapshotSet, error) {
