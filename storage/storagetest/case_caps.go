@@ -104,6 +104,7 @@ func objectCapsAreNarrower(c *C) {
 		if o.Caps.Shrink || o.Caps.ResizeOnline {
 			c.Errorf("a snapshot can be resized")
 		}
+		c.remove(b, u.At("snap"))
 	}
 	if b.Facets().Map != nil {
 		m := c.attached(b, u, primitives.ReadWrite, "guest")

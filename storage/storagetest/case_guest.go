@@ -5,6 +5,7 @@ package storagetest
 import (
 	"context"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/tenon-storage/tenon/primitives"
@@ -133,6 +134,17 @@ func staleSocket(c *C) {
 	c.must(g.Close(), "close the guest's view")
 }
 
+// shortly is the deadline of calls on a store that does not answer.
+const shortly = 10 * time.Millisecond
+
+// goAway makes the store stop answering until back is called, or the check ends.
+func (c *C) goAway() (back func()) {
+	c.Helper()
+	back = sync.OnceFunc(c.store.GoAway(c.TB))
+	c.Cleanup(back)
+	return back
+}
+
 // Cases 89, 100. The deadline is short; that the calls end at all is what is
 // tested, and the check's own limit catches those that do not.
 func deadStoreIsBounded(c *C) {
@@ -141,13 +153,13 @@ func deadStoreIsBounded(c *C) {
 	c.create(b, "vol", img)
 	c.create(b, "other", img)
 	dead := c.delink(b, c.u("other"))
-	back := c.store.GoAway(c.TB)
+	back := c.goAway()
 	for _, call := range c.calls(b, dead) {
-		ctx, cancel := context.WithTimeout(c.ctx, 50*time.Millisecond)
+		ctx, cancel := context.WithTimeout(c.ctx, shortly)
 		c.refused(call.do(ctx), call.name+" on a store that does not answer", primitives.CodeUnavailable, primitives.CodeNoOffload)
 		cancel()
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(c.ctx, shortly)
 	if _, err := c.tryOpen(ctx, c.openRequest("a")); err != nil {
 		c.refused(err, "open of a store that does not answer", primitives.CodeUnavailable)
 	}
@@ -161,8 +173,8 @@ func storeComesBack(c *C) {
 	b := c.open()
 	img := c.full(c.seed())
 	made := c.create(b, "vol", img)
-	back := c.store.GoAway(c.TB)
-	ctx, cancel := context.WithTimeout(c.ctx, 50*time.Millisecond)
+	back := c.goAway()
+	ctx, cancel := context.WithTimeout(c.ctx, shortly)
 	_, err := b.Stat(ctx, c.u("vol"), c.op())
 	c.refused(err, "stat on a store that does not answer", primitives.CodeUnavailable)
 	if d, err := b.Describe(ctx); err == nil && d.Health == primitives.Healthy {

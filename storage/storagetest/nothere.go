@@ -26,6 +26,16 @@ var NotHere = map[int]string{
 	103: "is this suite, run once more with Store.Open; the suite's own test shows that a wrapper skips the same checks",
 }
 
+// CasesChecked returns the numbers of the cases that are in a check, in order.
+func CasesChecked() []int {
+	var all []int
+	for _, k := range checks() {
+		all = append(all, k.cases...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 func notHereList() string {
 	var b strings.Builder
 	for _, n := range slices.Sorted(maps.Keys(NotHere)) {
