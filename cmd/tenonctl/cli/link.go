@@ -46,6 +46,8 @@ func (a *app) conn() (*grpc.ClientConn, error) {
 		grpc.WithContextDialer(a.dial),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect}),
+		grpc.WithUnaryInterceptor(patientUnary),
+		grpc.WithStreamInterceptor(patientStream),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 	)
 	if err != nil {
@@ -63,6 +65,36 @@ func (a *app) dial(ctx context.Context, _ string) (net.Conn, error) {
 	defer a.link.mu.Unlock()
 	a.link.dialErr = err
 	return c, err
+}
+
+// detached returns a context that ends with ctx but has no deadline. tenond would
+// end the call at the deadline too, and its answer would race with ours; this way
+// it is always tenonctl that says why it gave up.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	free, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	return free, func() { stop(); cancel() }
+}
+
+func patientUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	free, cancel := detached(ctx)
+	defer cancel()
+	err := invoke(free, method, req, reply, cc, opts...)
+	if err != nil && ctx.Err() != nil {
+		return failf(tenonv1.ErrorCode_ERROR_CODE_CANCELLED, "", "%s before tenond answered", ended(ctx))
+	}
+	return err
+}
+
+// patientStream leaves the context to the stream: its caller cancels it.
+func patientStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	free, cancel := detached(ctx)
+	context.AfterFunc(ctx, cancel)
+	s, err := stream(free, desc, cc, method, opts...)
+	if err != nil {
+		cancel()
+	}
+	return s, err
 }
 
 func (a *app) hangUp() {

@@ -4,8 +4,8 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -165,7 +165,11 @@ func (a *app) watchOperations(ctx context.Context, id string) error {
 	var printErr error
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
+	told := &news{now: a.env.Now, told: make(map[string]telling)}
 	_, err := a.watch(watching, id, func(op *tenonv1.Operation) {
+		if a.output == "table" && !told.worth(op) {
+			return
+		}
 		if printErr = a.printChange(op); printErr != nil {
 			cancel()
 		}
@@ -173,10 +177,38 @@ func (a *app) watchOperations(ctx context.Context, id string) error {
 	switch {
 	case printErr != nil:
 		return printErr
-	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return nil // interrupting is how a watch ends
+	case ctx.Err() != nil && id == "":
+		return nil // a watch of everything has no other end
+	case ctx.Err() != nil:
+		return failf(tenonv1.ErrorCode_ERROR_CODE_CANCELLED, "", "%s; operation %s goes on in tenond", ended(ctx), id)
 	}
 	return err
+}
+
+// watchPause is how soon people are told again of an operation that only came
+// further in the same step. Programs are told everything.
+const watchPause = time.Second
+
+// news decides which changes people are told of.
+type news struct {
+	now  func() time.Time
+	told map[string]telling
+}
+
+type telling struct {
+	state, step string
+	at          time.Time
+}
+
+// worth reports whether op is worth a line, and remembers that it got one.
+func (n *news) worth(op *tenonv1.Operation) bool {
+	is := telling{state: op.GetState().String(), step: op.GetStep(), at: n.now()}
+	was, known := n.told[op.GetId()]
+	if known && was.state == is.state && was.step == is.step && is.at.Sub(was.at) < watchPause {
+		return false
+	}
+	n.told[op.GetId()] = is
+	return true
 }
 
 // printChange writes one change, in a form in which many can follow each other.

@@ -52,7 +52,7 @@ func (s Style) OperationLine(op *tenonv1.Operation) string {
 	if p := Progress(op.GetProgress()); p != "" && op.GetState() == tenonv1.OperationState_OPERATION_STATE_RUNNING {
 		parts = append(parts, p)
 	}
-	if f := op.GetFailure(); f != nil {
+	if f := op.GetFailure(); f != nil && !op.GetCancelAsked() { // who asked knows why it ended
 		parts = append(parts, oneLine(f.GetMessage()))
 	}
 	return strings.Join(parts, gap) + "\n"
