@@ -18,7 +18,7 @@ var errorChecks = []check{
 	{cases: []int{100}, name: "a clone that is cancelled is done, absent or incomplete", run: cancelledCloneIsKnown},
 	{cases: []int{100}, name: "a commit that is cancelled is done or not", run: cancelledCommitIsKnown},
 	{cases: []int{101}, name: "close can be repeated, and every call after it is unavailable", run: closeEndsEverything},
-	{cases: []int{104}, name: "opening and closing leaks nothing", serial: true, run: openAndCloseLeaksNothing},
+	{cases: []int{104}, name: "opening and closing leaks nothing", costly: true, serial: true, run: openAndCloseLeaksNothing},
 }
 
 // call is one method of the contract, bound to arguments that would succeed.

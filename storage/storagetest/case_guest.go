@@ -17,7 +17,7 @@ var guestChecks = []check{
 	{cases: []int{84}, name: "a header that a guest writes changes no format", needs: []need{mapper, guests}, run: guestHeaderStaysBytes},
 	{cases: []int{86}, name: "two connections of one guest see each other's writes", needs: []need{mapper, network, guests}, run: twoConnections},
 	{cases: []int{86}, name: "a stale socket of an earlier boot is in nobody's way", needs: []need{mapper, network, guests}, run: staleSocket},
-	{cases: []int{89, 100}, name: "a store that does not answer makes every call end with its context", needs: []need{goesAway}, run: deadStoreIsBounded},
+	{cases: []int{89, 100}, name: "a store that does not answer makes every call end with its context", needs: []need{goesAway}, costly: true, run: deadStoreIsBounded},
 	{cases: []int{89}, name: "a store that comes back serves again", needs: []need{goesAway}, run: storeComesBack},
 }
 

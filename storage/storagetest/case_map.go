@@ -16,7 +16,7 @@ var mapChecks = []check{
 	{cases: []int{78}, name: "a second writer is refused at activate, not at map", needs: []need{mapper}, run: secondWriterIsRefused},
 	{cases: []int{78}, name: "a second writer on another host is refused", needs: []need{mapper, shared, fences}, run: foreignWriterIsRefused},
 	{cases: []int{79}, name: "unmap and deactivate of what is unknown are success", needs: []need{mapper}, run: unmapUnknown},
-	{cases: []int{80}, name: "a mapping that is held open is not unmapped without force", needs: []need{mapper, guests}, run: heldOpen},
+	{cases: []int{80}, name: "a mapping that is held open is not unmapped without force", needs: []need{mapper, guests}, costly: true, run: heldOpen},
 	{cases: []int{81}, name: "mappings are found again after a restart", needs: []need{mapper}, run: mappingsOutliveTheAgent},
 	{cases: []int{81}, name: "mappings are gone after a reboot", needs: []need{mapper}, run: mappingsEndWithTheBoot},
 	{cases: []int{81}, name: "a guest goes on while the agent restarts", needs: []need{mapper, guests}, run: guestOutlivesTheAgent},

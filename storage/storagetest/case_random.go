@@ -11,8 +11,8 @@ import (
 )
 
 var randomChecks = []check{
-	{cases: []int{75}, name: "after any sequence of calls content and changes are those of a simple model", run: matchesModel},
-	{cases: []int{102}, name: "many callers at once on few volumes leave every volume whole", run: manyCallers},
+	{cases: []int{75}, name: "after any sequence of calls content and changes are those of a simple model", costly: true, run: matchesModel},
+	{cases: []int{102}, name: "many callers at once on few volumes leave every volume whole", costly: true, run: manyCallers},
 }
 
 // Case 102. Every call may be refused, for one of the reasons that another's call

@@ -193,7 +193,7 @@ func Try(t testing.TB, h Harness) Outcome {
 		if r.Failed() {
 			return out.failed(v, check{name: "opening a store and making a volume"}, r)
 		}
-		for _, k := range checks() {
+		for _, k := range cheapFirst() {
 			r := record(t, func(r *recorder) { newC(r, h, v, p, left, k).perform(k) })
 			switch {
 			case r.Failed():
@@ -207,6 +207,21 @@ func Try(t testing.TB, h Harness) Outcome {
 	}
 	slices.Sort(out.LeftOut)
 	return out
+}
+
+// cheapFirst returns the checks in an order that soon finds a failure.
+func cheapFirst() []check {
+	all := checks()
+	slices.SortStableFunc(all, func(a, b check) int {
+		switch {
+		case a.costly == b.costly:
+			return 0
+		case b.costly:
+			return -1
+		}
+		return 1
+	})
+	return all
 }
 
 func (o Outcome) failed(v Variant, k check, r *recorder) Outcome {

@@ -19,6 +19,7 @@ type check struct {
 	name   string // the promise
 	needs  []need
 	serial bool // measures the process or the clock, so nothing may run beside it
+	costly bool // takes long, so whoever looks for the first failure tries it last
 	run    func(c *C)
 }
 
