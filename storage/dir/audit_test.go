@@ -26,12 +26,7 @@ func vol(name string) primitives.URI { return primitives.URI{Device: device, Vol
 
 func host(t testing.TB) primitives.HostInfo {
 	t.Helper()
-	run, err := os.MkdirTemp("", "run")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(run) })
-	return primitives.HostInfo{ID: "host", BootID: "boot", RunDir: run}
+	return primitives.HostInfo{ID: "host", BootID: "boot", RunDir: scratch(t, mounts.dir)}
 }
 
 func request(t testing.TB, path string) primitives.OpenRequest {

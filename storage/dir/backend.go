@@ -23,7 +23,6 @@ type backend struct {
 	driver  Driver
 	name    string
 	folder  string // its path, as configured
-	mount   bool   // refuse the path unless a file system is mounted on it
 	uuid    string
 	machine primitives.HostInfo
 	tools   bool // qemu-img and qemu-storage-daemon are installed
@@ -209,7 +208,7 @@ func (b *backend) Describe(ctx context.Context) (primitives.Description, error) 
 	switch {
 	case st.Flags&unix.ST_RDONLY != 0:
 		d.Health, d.HealthNote, d.Caps.Manageable = primitives.Degraded, "the file system is mounted read-only", false
-	case d.Free < int64(st.Bsize)*16:
+	case d.Free < st.Bsize*16:
 		d.Health, d.HealthNote = primitives.Degraded, "the file system is full"
 	}
 	return d, nil

@@ -186,11 +186,7 @@ func startGuest(t testing.TB, m primitives.Mapping, more ...string) *qemuGuest {
 		args = append(args, "--blockdev", blockdev(t, fmt.Sprintf("n%d", i), chain[i], below, readOnly))
 		below = fmt.Sprintf("n%d", i)
 	}
-	run, err := os.MkdirTemp("", "guest")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(run) })
+	run := scratch(t, mounts.dir)
 	for _, arg := range more {
 		args = append(args, strings.ReplaceAll(arg, "RUN", run))
 	}

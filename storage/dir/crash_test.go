@@ -35,6 +35,7 @@ const (
 func raw(t testing.TB, b primitives.Backend, _ string) {
 	create(t, b, "a", primitives.FormatRaw, seedA)
 }
+
 func qcow2(t testing.TB, b primitives.Backend, _ string) {
 	create(t, b, "a", primitives.FormatQcow2, seedA)
 }
@@ -140,15 +141,21 @@ func scenarios() map[string]scenario {
 		"import":           {on: "ext4", setup: foreign, act: imports, check: holdsIn(vol("b"), seedB)},
 		"destroy a volume": {on: "ext4", setup: snapped(primitives.FormatQcow2), act: removes(vol("a"), primitives.EraseNone), check: leaves()},
 		"erase a volume":   {on: "ext4", setup: raw, act: removes(vol("a"), primitives.EraseZero), check: leaves()},
-		"destroy a snapshot in the middle": {on: "ext4", setup: snapped(primitives.FormatQcow2),
-			act: removes(vol("a").At("s2"), primitives.EraseZero), check: leaves("d/a", "d/a@s1")},
-		"destroy a reflinked snapshot": {on: "xfs", setup: snapped(primitives.FormatRaw),
-			act: removes(vol("a").At("s1"), primitives.EraseZero), check: leaves("d/a", "d/a@s2")},
-		"destroy a dependent clone": {on: "ext4", act: removes(vol("b"), primitives.EraseNone), check: leaves("d/a", "d/a@s1", "d/a@s2"),
+		"destroy a snapshot in the middle": {
+			on: "ext4", setup: snapped(primitives.FormatQcow2),
+			act: removes(vol("a").At("s2"), primitives.EraseZero), check: leaves("d/a", "d/a@s1"),
+		},
+		"destroy a reflinked snapshot": {
+			on: "xfs", setup: snapped(primitives.FormatRaw),
+			act: removes(vol("a").At("s1"), primitives.EraseZero), check: leaves("d/a", "d/a@s2"),
+		},
+		"destroy a dependent clone": {
+			on: "ext4", act: removes(vol("b"), primitives.EraseNone), check: leaves("d/a", "d/a@s1", "d/a@s2"),
 			setup: func(t testing.TB, b primitives.Backend, path string) {
 				snapped(primitives.FormatQcow2)(t, b, path)
 				must(t, clones("s1", false)(t.Context(), b, path))
-			}},
+			},
+		},
 	}
 	return all
 }

@@ -76,7 +76,7 @@ func (s *session) serve(ctx context.Context, chain []layerRef, writable bool) (*
 	_ = listening.Close() // the daemon's death must show as an end of the connection
 	client, err := nbd.NewClient(ctx, conn, nbd.Options{Export: exportName, MetaContexts: []string{nbd.BaseAllocation, allocationDepth}})
 	if err != nil {
-		daemon.Stop(ctx)
+		_ = daemon.Stop(ctx) // how it ended is in what follows
 		return nil, s.explain(errors.Join(err, daemon.Wait()))
 	}
 	return &qcow2Image{client, daemon}, nil
@@ -185,7 +185,7 @@ func (q *qcow2Image) close() error {
 	err := q.client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupTime)
 	defer cancel()
-	q.daemon.Stop(ctx)
+	_ = q.daemon.Stop(ctx) // that it had to be killed does no harm either
 	return err
 }
 

@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -60,8 +62,9 @@ func enterNamespace() error {
 // mounts are the file systems that the tests share, one of each kind.
 var mounts struct {
 	sync.Mutex
-	dir  string
-	done map[string]string // where each kind is mounted
+	dir    string
+	done   map[string]string // where each kind is mounted
+	serial atomic.Int64
 }
 
 // on returns an empty folder on a file system of that kind: ext4, xfs, btrfs or tmpfs.
@@ -78,8 +81,15 @@ func on(t testing.TB, kind string) string {
 		}
 		mounts.done[kind] = at
 	}
-	dir, err := os.MkdirTemp(at, "store-")
-	if err != nil {
+	return scratch(t, at)
+}
+
+// scratch returns a new folder with a short path, for sockets. It can be asked
+// for in a cleanup too, when t.TempDir is gone.
+func scratch(t testing.TB, parent string) string {
+	t.Helper()
+	dir := filepath.Join(parent, strconv.FormatInt(mounts.serial.Add(1), 10))
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })

@@ -152,7 +152,7 @@ func TestOnlyTheHypervisorGrowsAnImageItHasOpen(t *testing.T) {
 	if again.Size != 2*mib || again.Epoch <= m.Epoch {
 		t.Errorf("Map() = %d bytes of epoch %d, want %d of more than %d", again.Size, again.Epoch, 2*mib, m.Epoch)
 	}
-	o, err = resize(t.Context(), vol("a"), 3*mib, op("grow more"))
+	_, err = resize(t.Context(), vol("a"), 3*mib, op("grow more"))
 	must(t, err)
 	if o, err = resize(t.Context(), vol("a"), 2*mib, op("never mind")); err != nil || o.State != primitives.Ready {
 		t.Errorf("Resize() to the present size = %s, %v; want the pending one called off", describe(o), err)

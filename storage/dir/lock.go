@@ -82,7 +82,10 @@ func (t tree) lockWait(ctx context.Context, at int64) (*hold, error) {
 	case <-ctx.Done():
 		// The wait in the kernel cannot be called off; it ends with the present
 		// holder, which keeps the lock for moments.
-		go func() { <-granted; _ = f.Close() }()
+		go func() {
+			<-granted
+			_ = f.Close()
+		}()
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, context.Cause(ctx)
 		}
