@@ -121,7 +121,7 @@ func (h *attachHost) throughTenond(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	disk := op.GetDiskChange().GetDisk().GetId()
+	disk := op.GetDisk().GetId()
 	if _, err := h.shell.Run(ctx, "disk "+disk); err != nil {
 		return 0, err
 	}

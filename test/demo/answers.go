@@ -16,36 +16,41 @@ import (
 	"github.com/tenon-storage/tenon/internal/command"
 )
 
-// What the demo reads of tenonctl's JSON. protojson writes int64 as strings.
+// What the demo reads of tenonctl's JSON, which writes 64-bit numbers as strings.
 type (
 	operation struct {
-		ID, Kind, Subject, State, Step string
-		Progress                       struct {
-			Done  int64 `json:",string"`
-			Total int64 `json:",string"`
-		}
-		Volume      volume
-		Tombstone   struct{ ID, Was string }
-		DiskChange  struct{ Disk disk }
-		SnapshotSet struct {
-			Level             string
-			FrozenFilesystems int
-			FrozenDuration    string
-			Notes             []string
-		}
+		ID       string `json:"id"`
+		State    string `json:"state"`
+		Progress struct {
+			Done int64 `json:"done,string"`
+		} `json:"progress"`
+		Volume      volume      `json:"volume"`
+		Tombstone   tombstone   `json:"tombstone"`
+		Disk        disk        `json:"disk"`
+		SnapshotSet snapshotSet `json:"snapshot_set"`
 	}
 	volume struct {
-		URI       string
-		Format    string
-		SizeBytes int64 `json:",string"`
-		UsedBytes int64 `json:",string"`
+		Format string `json:"format"`
+		Size   int64  `json:"size_bytes,string"`
+		Used   int64  `json:"used_bytes,string"`
+	}
+	tombstone struct {
+		ID string `json:"id"`
 	}
 	disk struct {
-		ID, URI, Target string
-		Source          struct {
-			Path         string
-			BackingPaths []string
-		}
+		ID     string `json:"id"`
+		URI    string `json:"uri"`
+		Source struct {
+			Path string `json:"path"`
+		} `json:"source"`
+	}
+	disks struct {
+		Disks []disk `json:"disks"`
+	}
+	snapshotSet struct {
+		Level  string `json:"level"`
+		Note   string `json:"note"`
+		Frozen string `json:"frozen_duration"`
 	}
 )
 

@@ -16,7 +16,7 @@ import (
 
 // bigMiB is the size of the volume whose copy is interrupted: large enough to
 // be caught in the middle, small enough for a demo.
-const bigMiB = 1024
+const bigMiB = 512
 
 // crash kills tenond in the middle of a copy and starts it again.
 func (d *demo) crash(ctx context.Context) {
@@ -74,7 +74,7 @@ func (d *demo) crash(ctx context.Context) {
 		return same(fmt.Sprintf("all %d MiB", bigMiB), want, source, target)
 	})
 	d.step(ctx, "tenond knows both disks again by looking", func(ctx context.Context) (string, error) {
-		var l struct{ Disks []disk }
+		var l disks
 		if err := d.tenond.RunJSON(ctx, &l, "disk", "list", domainName); err != nil {
 			return "", err
 		}

@@ -21,18 +21,18 @@ func (d *demo) devices(ctx context.Context) {
 		_, err := d.ctl(ctx, "device", "add", "fast", "--driver", "dir", "-p", "pth="+d.paths["fast"])
 		return refused(err, 1, "pth", "path")
 	})
-	for device, kind := range map[string]string{"fast": "XFS", "vault": "ext4"} {
-		d.step(ctx, fmt.Sprintf("add device %s: a folder on %s", device, kind), func(ctx context.Context) (string, error) {
-			_, err := d.do(ctx, "device", "add", device, "--driver", "dir", "-p", "path="+d.paths[device])
+	for _, a := range []struct{ device, kind string }{{"fast", "XFS"}, {"vault", "ext4"}} {
+		d.step(ctx, fmt.Sprintf("add device %s: a folder on %s", a.device, a.kind), func(ctx context.Context) (string, error) {
+			_, err := d.do(ctx, "device", "add", a.device, "--driver", "dir", "-p", "path="+d.paths[a.device])
 			return "", err
 		})
 	}
 	d.step(ctx, "create fast/web01, raw, 96 MiB", func(ctx context.Context) (string, error) {
 		op, err := d.do(ctx, "volume", "create", "fast/web01", "--size", "96M", "--format", "raw")
-		if err == nil && op.Volume.SizeBytes != 96*mib {
-			err = fmt.Errorf("it has %d bytes", op.Volume.SizeBytes)
+		if err == nil && op.Volume.Size != 96*mib {
+			err = fmt.Errorf("it has %d bytes", op.Volume.Size)
 		}
-		return fmt.Sprintf("%d bytes, of which %d are taken", op.Volume.SizeBytes, op.Volume.UsedBytes), err
+		return fmt.Sprintf("%d bytes, of which %d are taken", op.Volume.Size, op.Volume.Used), err
 	})
 	d.step(ctx, "create vault/db01, qcow2, 64 MiB", func(ctx context.Context) (string, error) {
 		_, err := d.do(ctx, "volume", "create", "vault/db01", "--size", "64M", "--format", "qcow2")
@@ -60,7 +60,7 @@ func (d *demo) attach(ctx context.Context) {
 			if err != nil {
 				return "", err
 			}
-			*a.into = op.DiskChange.Disk
+			*a.into = op.Disk
 			return d.seen(ctx, a.into.ID, a.size)
 		})
 	}
@@ -96,10 +96,13 @@ func (d *demo) snapshot(ctx context.Context) {
 			return "", err
 		}
 		s := op.SnapshotSet
-		return fmt.Sprintf("level %s, %d file system(s) frozen for %s; %s", s.Level, s.FrozenFilesystems, s.FrozenDuration, strings.Join(s.Notes, "; ")), nil
+		if s.Level != "SNAPSHOT_LEVEL_FROZEN" {
+			return "", fmt.Errorf("the guest has an agent, but the level is %s: %s", s.Level, s.Note)
+		}
+		return fmt.Sprintf("level reached: frozen; the guest's file systems stood still for %s", s.Frozen), nil
 	})
 	d.step(ctx, "the qcow2 disk was switched to an overlay, live", func(ctx context.Context) (string, error) {
-		var l struct{ Disks []disk }
+		var l disks
 		if err := d.tenond.RunJSON(ctx, &l, "disk", "list", domainName); err != nil {
 			return "", err
 		}
@@ -142,7 +145,7 @@ func (d *demo) cloneHolds(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	clone := op.DiskChange.Disk.ID
+	clone := op.Disk.ID
 	sum, err := d.inGuest(ctx, `set -e
 mkdir -p /clone && mount -t ext4 $(disk %s) /clone
 sha256sum </clone/file | cut -d' ' -f1
@@ -161,9 +164,9 @@ func (d *demo) copy(ctx context.Context) {
 	d.chapter("To the other device")
 	d.step(ctx, "copy fast/web01@before to vault/web01-copy", func(ctx context.Context) (string, error) {
 		op, err := d.do(ctx, "copy", "fast/web01@before", "vault/web01-copy")
-		return fmt.Sprintf("%s, %d of %d bytes taken", op.Volume.Format, op.Volume.UsedBytes, op.Volume.SizeBytes), err
+		return fmt.Sprintf("%s, %d of %d bytes taken", op.Volume.Format, op.Volume.Used, op.Volume.Size), err
 	})
-	d.step(ctx, "compare source, copy and clone end to end", func(ctx context.Context) (string, error) {
+	d.step(ctx, "compare source and copy end to end", func(ctx context.Context) (string, error) {
 		var sums []string
 		var size int64
 		for _, uri := range []string{"fast/web01@before", "vault/web01-copy"} {
