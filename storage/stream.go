@@ -211,13 +211,17 @@ func (w *writer) Abort(ctx context.Context) error {
 	aborted := make(chan error, 1)
 	go func() {
 		// Aborting is clean-up and outlives the request that failed.
-		aborted <- do(context.WithoutCancel(ctx), w.d, call{name: "abort", uri: w.u}, func(ctx context.Context, _ primitives.Op) error {
+		err := do(context.WithoutCancel(ctx), w.d, call{name: "abort", uri: w.u}, func(ctx context.Context, _ primitives.Op) error {
 			defer release() // when the driver is done with the volume, however late
 			return w.w.Abort(ctx)
 		})
 		if w.d.life.Err() != nil {
-			release() // the driver was never asked
+			// Refused, because the device is closed; a driver takes back what is
+			// half made all the same.
+			_, err = protected(func() (struct{}, error) { return struct{}{}, w.w.Abort(context.WithoutCancel(ctx)) })
+			release()
 		}
+		aborted <- classify("abort", w.u, err)
 	}()
 	select {
 	case err := <-aborted:

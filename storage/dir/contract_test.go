@@ -12,12 +12,14 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tenon-storage/tenon/internal/command"
 	"github.com/tenon-storage/tenon/internal/nbd"
 	"github.com/tenon-storage/tenon/primitives"
+	"github.com/tenon-storage/tenon/storage"
 	"github.com/tenon-storage/tenon/storage/dir"
 	"github.com/tenon-storage/tenon/storage/storagetest"
 )
@@ -35,6 +37,24 @@ func contract(t *testing.T, kind string) {
 		New: func(t testing.TB) storagetest.Store { return store(t, on(t, kind)) },
 		NewSmall: func(t testing.TB, capacity int64) storagetest.Store {
 			return store(t, small(t, "ext4", capacity+8<<20))
+		},
+		Variants: []storagetest.Variant{
+			{Name: "raw", Format: primitives.FormatRaw},
+			{Name: "qcow2", Format: primitives.FormatQcow2, Slow: true},
+		},
+	})
+}
+
+// TestContractThroughADevice runs the suite as the agent sees the driver.
+func TestContractThroughADevice(t *testing.T) {
+	storagetest.Run(t, storagetest.Harness{
+		New: func(t testing.TB) storagetest.Store {
+			s := store(t, on(t, "tmpfs"))
+			s.Strict = true
+			s.Open = func(ctx context.Context, o primitives.OpenRequest) (primitives.Backend, error) {
+				return storage.Open(ctx, s.Driver, o, storage.Options{LockWait: 100 * time.Millisecond})
+			}
+			return s
 		},
 		Variants: []storagetest.Variant{
 			{Name: "raw", Format: primitives.FormatRaw},
