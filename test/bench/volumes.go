@@ -19,7 +19,7 @@ const few, many = 50, 5000
 
 // openDir opens a folder as a device and fills it with n volumes.
 func (b *bench) openDir(ctx context.Context, path string, n int) (*storage.Device, error) {
-	d, err := storage.Open(ctx, dir.New(), primitives.OpenRequest{
+	d, err := storage.Open(ctx, dir.Driver{}, primitives.OpenRequest{
 		Name: "bench", Props: primitives.Props{"path": path},
 		Host: primitives.HostInfo{ID: "bench", BootID: "bench", RunDir: b.dir},
 	}, storage.Options{})
