@@ -122,6 +122,17 @@ func (s Secrets) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String
 // MarshalJSON writes a placeholder.
 func (s Secrets) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 
+// UnmarshalJSON reads what MarshalJSON wrote, which holds no secret: the result
+// is empty. Anything else is refused, so that no secret comes from where none
+// may be.
+func (s *Secrets) UnmarshalJSON(data []byte) error {
+	if string(data) != `"`+redacted+`"` && string(data) != "null" {
+		return fmt.Errorf("secrets are never read from JSON")
+	}
+	*s = Secrets{}
+	return nil
+}
+
 // LogValue shows the names only.
 func (s Secrets) LogValue() slog.Value { return slog.StringValue(s.String()) }
 

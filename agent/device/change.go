@@ -174,6 +174,7 @@ func (r *Registry) addKind() operation.Kind[AddArgs, memory] {
 				}, nil)
 				return err
 			},
+			Undo: func(_ context.Context, o *run) error { return r.vault.drop(o.Args.SecretsRef) },
 		}, {
 			Name: "persist",
 			Do: func(_ context.Context, o *run) error {
@@ -196,12 +197,6 @@ func (r *Registry) addKind() operation.Kind[AddArgs, memory] {
 			},
 		}},
 		Result: func(o *run) any { return r.result(o.Args.Name) },
-		End: func(_ *journal.Tx, o *run, s operation.State, left bool) error {
-			if s != operation.Succeeded && !left {
-				return r.vault.drop(o.Args.SecretsRef)
-			}
-			return nil
-		},
 	}
 }
 
@@ -313,6 +308,12 @@ func (r *Registry) updateKind() operation.Kind[UpdateArgs, memory] {
 				o.Memory.New, err = r.try(ctx, next, &change)
 				return err
 			},
+			Undo: func(_ context.Context, o *run) error {
+				if o.Args.SecretsRef == o.Memory.Old.SecretsRef {
+					return nil
+				}
+				return r.vault.drop(o.Args.SecretsRef)
+			},
 		}, {
 			Name: "persist",
 			Do: func(_ context.Context, o *run) error {
@@ -337,12 +338,6 @@ func (r *Registry) updateKind() operation.Kind[UpdateArgs, memory] {
 			},
 		}},
 		Result: func(o *run) any { return r.result(o.Args.Name) },
-		End: func(_ *journal.Tx, o *run, s operation.State, left bool) error {
-			if s != operation.Succeeded && !left && o.Args.SecretsRef != o.Memory.Old.SecretsRef {
-				return r.vault.drop(o.Args.SecretsRef)
-			}
-			return nil
-		},
 	}
 }
 

@@ -29,7 +29,8 @@ type Kind[A, M any] struct {
 	// Result makes the result from the memory. May be nil.
 	Result func(r *Run[A, M]) any
 	// End runs in the transaction that records the final state. left says that
-	// something could not be taken back yet; End runs again when it is. May be nil.
+	// something could not be taken back yet; End runs again when it is. It changes
+	// nothing but the transaction, which may fail after it. May be nil.
 	End func(tx *journal.Tx, r *Run[A, M], s State, left bool) error
 	// Bulk says that it moves many bytes; only some of these run at once.
 	Bulk bool
