@@ -16,6 +16,7 @@ var guestChecks = []check{
 	{cases: []int{84}, name: "raw bytes that look like an image of another format stay raw", run: rawStaysRaw},
 	{cases: []int{84}, name: "a header that a guest writes changes no format", needs: []need{mapper, guests}, run: guestHeaderStaysBytes},
 	{cases: []int{86}, name: "two connections of one guest see each other's writes", needs: []need{mapper, network, guests}, run: twoConnections},
+	{cases: []int{86}, name: "a connection for reading only takes no writes", needs: []need{mapper, network, guests}, run: readOnlyConnection},
 	{cases: []int{86}, name: "a stale socket of an earlier boot is in nobody's way", needs: []need{mapper, network, guests}, run: staleSocket},
 	{cases: []int{89, 100}, name: "a store that does not answer makes every call end with its context", needs: []need{goesAway}, costly: true, run: deadStoreIsBounded},
 	{cases: []int{89}, name: "a store that comes back serves again", needs: []need{goesAway}, run: storeComesBack},
@@ -111,6 +112,21 @@ func twoConnections(c *C) {
 	third := c.guest(m)
 	c.guestHolds(third, img)
 	c.must(third.Close(), "close the third connection")
+}
+
+// Case 86. A file is opened as its user pleases; a server can refuse.
+func readOnlyConnection(c *C) {
+	b := c.open()
+	img := c.full(c.seed())
+	c.create(b, "vol", img)
+	g := c.guest(c.attached(b, c.u("vol"), primitives.ReadOnly, "guest"))
+	c.guestHolds(g, img)
+	if _, err := g.WriteAt(pattern(c.seed(), 0, 4096), 0); err == nil {
+		c.Errorf("a write to a mapping for reading only succeeded")
+	}
+	c.guestHolds(g, img)
+	c.must(g.Close(), "close the guest's view")
+	c.holds(b, c.u("vol"), img)
 }
 
 // Case 86. The socket's file is made anew where the process that served it is gone.

@@ -14,7 +14,9 @@ import (
 var listChecks = []check{
 	{cases: []int{1}, name: "an empty store lists nothing", run: emptyStoreListsNothing},
 	{cases: []int{2}, name: "a committed volume is seen at once from another backend", run: committedIsSeenElsewhere},
+	{cases: []int{2}, name: "a committed volume is seen at once from another host", needs: []need{shared}, run: committedIsSeenOnOtherHosts},
 	{cases: []int{3}, name: "paging misses nothing and repeats nothing while volumes come and go", run: pagingIsStable},
+	{cases: []int{3}, name: "snapshots and tombstones are paged like volumes", needs: []need{snapshots}, run: everyKindIsPaged},
 	{cases: []int{4}, name: "a cursor that list did not issue is invalid", run: unknownCursorIsInvalid},
 	{cases: []int{5}, name: "a prefix selects by the beginning of the name", run: prefixSelects},
 	{cases: []int{6}, name: "the snapshots of one volume are listed without those of others", needs: []need{snapshots}, run: listsSnapshotsOfOneVolume},
@@ -50,6 +52,19 @@ func committedIsSeenElsewhere(c *C) {
 
 	c.overwrite(writer, c.u("vol"), img, c.seed(), 4096, 8192)
 	c.holds(other, c.u("vol"), img)
+}
+
+// Case 2.
+func committedIsSeenOnOtherHosts(c *C) {
+	a, b := c.open(), c.openOn("b")
+	img := c.full(c.seed())
+	made := c.create(a, "vol", img)
+	c.repeats(c.stat(b, c.u("vol")), made, "stat on another host")
+	c.holds(b, c.u("vol"), img)
+	dead := c.delink(b, c.u("vol"))
+	c.absent(a, c.u("vol"))
+	c.relink(a, dead, primitives.URI{})
+	c.holds(b, c.u("vol"), img)
 }
 
 // Case 3. Half of the volumes stay; the others go, and new ones come on both
@@ -105,6 +120,33 @@ func pagingIsStable(c *C) {
 			c.Errorf("%s existed all the time and is missing in %v", name, seen)
 		}
 	}
+}
+
+// Case 3. Two tombstones of one name are two objects.
+func everyKindIsPaged(c *C) {
+	b := c.open()
+	for range 2 {
+		c.create(b, "gone", c.blank())
+		c.delink(b, c.u("gone"))
+	}
+	for _, name := range []string{"vol", "vol2"} {
+		c.create(b, name, c.blank())
+		for _, snap := range []string{"s1", "s2", "s3"} {
+			c.snapshot(b, snap, c.u(name))
+		}
+	}
+	c.delink(b, c.u("vol").At("s2"))
+	for _, kinds := range [][]primitives.Kind{
+		{primitives.KindSnapshot}, {primitives.KindTombstone}, {primitives.KindVolume, primitives.KindSnapshot, primitives.KindTombstone},
+	} {
+		whole := c.list(b, primitives.ListRequest{Kinds: kinds})
+		for _, limit := range []int{1, 2, 3} {
+			parts := c.list(b, primitives.ListRequest{Kinds: kinds, Limit: limit})
+			c.same(identities(parts), identities(whole), fmt.Sprintf("the listing of %v in pages of %d", kinds, limit))
+		}
+	}
+	c.same(len(c.tombstones(b)), 3, "the number of tombstones")
+	c.same(len(c.names(b, primitives.KindSnapshot)), 5, "the number of snapshots")
 }
 
 // Case 4.
@@ -215,7 +257,7 @@ func namesStayInside(c *C) {
 func statStaysFlat(c *C) {
 	many := c.h.Many
 	if many == 0 {
-		many = 500
+		many = 200
 	}
 	few := max(many/50, 5)
 	b := c.open()

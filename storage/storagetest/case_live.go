@@ -17,6 +17,7 @@ var liveChecks = []check{
 	{cases: []int{56}, name: "a switched snapshot holds what was written before the switch", needs: []need{snapshots, mapper, guests, live(primitives.LiveRemap)}, run: remapSnapshot},
 	{cases: []int{56}, name: "a snapshot whose switch failed never was", needs: []need{snapshots, mapper, guests, live(primitives.LiveRemap)}, run: remapTakenBack},
 	{cases: []int{56}, name: "a crash between snapshot and settle leaves both ways open", needs: []need{snapshots, mapper, guests, live(primitives.LiveRemap)}, run: remapAndCrash},
+	{cases: []int{53, 56}, name: "a group of which one volume is mapped is switched as a whole", needs: []need{snapshots, group, mapper, guests, live(primitives.LiveRemap)}, run: remapGroup},
 	{cases: []int{56}, name: "settle of what is settled is success, of what is absent is not found", needs: []need{snapshots}, run: settleRepeats},
 	{cases: []int{52, 92}, name: "with SnapshotLive offline a mapped volume is not snapshotted", needs: []need{snapshots, mapper, live(primitives.LiveNone)}, run: offlineOnly},
 	{cases: []int{52}, name: "a volume mapped for reading only has its snapshot at once or is refused", needs: []need{snapshots, mapper, liveAnyhow}, run: snapshotUnderReader},
@@ -273,6 +274,68 @@ func remapAndCrash(c *C) {
 		}
 		c.crash()
 		c.use(c.h.New(c.TB))
+	}
+}
+
+// Cases 53, 56. Only the mapped ones are switched; all become ready together, or none.
+func remapGroup(c *C) {
+	b := c.open()
+	names := []string{"one", "two", "idle"}
+	var vols []primitives.URI
+	images, views := map[string]image{}, map[string]Guest{}
+	for _, name := range names {
+		images[name] = c.full(c.seed())
+		c.create(b, name, images[name])
+		vols = append(vols, c.u(name))
+		if name != "idle" {
+			views[name] = c.guest(c.attached(b, c.u(name), primitives.ReadWrite, "guest"))
+		}
+	}
+	for _, switched := range []bool{false, true} {
+		set, err := b.Facets().Snapshots.Snapshot(c.ctx, vols, "snap", c.op())
+		c.must(err, "snapshot of a group")
+		if len(set.Snapshots) != 3 || len(set.Switch) != 2 {
+			c.Fatalf("snapshot of three volumes, two of them mapped = %d snapshots, %d mappings to switch to", len(set.Snapshots), len(set.Switch))
+		}
+		for name, g := range views {
+			c.guestWrites(g, images[name], c.seed(), 50_000, 4096)
+		}
+		if switched {
+			for _, m := range set.Switch {
+				name := m.URI.Volume
+				c.must(views[name].Close(), "close the guest's old view")
+				views[name] = c.guest(m)
+			}
+		}
+		done, err := b.Facets().Snapshots.Settle(c.ctx, vols, "snap", switched, c.op())
+		c.must(err, "settle of a group")
+		if switched && len(done) != 3 {
+			c.Errorf("settle of three volumes = %v", identities(done))
+		}
+		for _, name := range names {
+			if !switched {
+				c.absent(b, c.u(name).At("snap"))
+				continue
+			}
+			c.holds(b, c.u(name).At("snap"), images[name])
+		}
+		for name, g := range views {
+			then := images[name].clone()
+			c.guestWrites(g, images[name], c.seed(), 90_000, 4096)
+			c.guestHolds(g, images[name])
+			if switched {
+				c.holds(b, c.u(name).At("snap"), then)
+			}
+		}
+	}
+	for _, g := range views {
+		c.must(g.Close(), "close a guest's view")
+	}
+	for _, m := range c.mappings(b) {
+		c.unmap(b, m)
+	}
+	for _, name := range names {
+		c.holds(b, c.u(name), images[name])
 	}
 }
 

@@ -21,6 +21,7 @@ var snapshotChecks = []check{
 	{cases: []int{57}, name: "many snapshots work, or their limit is an answer", needs: []need{snapshots}, run: manySnapshots},
 	{cases: []int{58}, name: "a snapshot taken out of the middle harms no neighbour", needs: []need{snapshots}, run: middleSnapshotGoes},
 	{cases: []int{58}, name: "a delinked snapshot can be relinked", needs: []need{snapshots}, run: snapshotRelinks},
+	{cases: []int{58}, name: "a snapshot comes back only with its volume", needs: []need{snapshots}, run: snapshotNeedsItsVolume},
 	{cases: []int{91, 92}, name: "volumes without snapshots refuse one", needs: []need{noSnapshots}, run: noSnapshotIsRefused},
 }
 
@@ -309,6 +310,33 @@ func snapshotRelinks(c *C) {
 	if n := len(c.tombstones(b)); n != 0 {
 		c.Errorf("%d tombstones, want none", n)
 	}
+}
+
+// Case 58. The volume has other names and other incarnations; the snapshot is of
+// one of them.
+func snapshotNeedsItsVolume(c *C) {
+	b := c.open()
+	img := c.full(c.seed())
+	u := c.u("vol")
+	c.create(b, "vol", img)
+	c.snapshot(b, "snap", u)
+	then := img.clone()
+	c.overwrite(b, u, img, c.seed(), 0, 100_000)
+	snap := c.delink(b, u.At("snap"))
+	vol := c.delink(b, u)
+	impossible := []primitives.Code{primitives.CodeNotFound, primitives.CodeConflict, primitives.CodeInvalid, primitives.CodeUnsupported}
+	_, err := b.Relink(c.ctx, snap, primitives.URI{}, c.op())
+	c.refused(err, "relink of a snapshot whose volume is delinked", impossible...)
+	stranger := c.full(c.seed())
+	c.create(b, "vol", stranger)
+	_, err = b.Relink(c.ctx, snap, primitives.URI{}, c.op())
+	c.refused(err, "relink of a snapshot to another volume of the name", impossible...)
+	c.same(c.names(b, primitives.KindSnapshot), []string{}, "the snapshots")
+	c.holds(b, u, stranger)
+	c.relink(b, vol, c.u("back"))
+	c.relink(b, snap, c.u("back").At("snap"))
+	c.holds(b, c.u("back").At("snap"), then)
+	c.holds(b, c.u("back"), img)
 }
 
 // Cases 91, 92. The facet may exist for volumes of another kind.

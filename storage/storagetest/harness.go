@@ -39,7 +39,7 @@ type Harness struct {
 	// device's default format.
 	Variants []Variant
 	// Many is how many volumes the check makes that looks one up among many;
-	// 0: 500.
+	// 0: 200.
 	Many int
 }
 

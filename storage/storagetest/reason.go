@@ -41,26 +41,29 @@ func (r Reason) String() string {
 // skip leaves the running check out. It is the only way to do so.
 func (c *C) skip(r Reason) {
 	c.Helper()
-	c.left.add(r, c.check)
+	c.left.add(r, c.check, c.v.Name)
 	c.Skip(r.String())
 }
 
 // leftOut collects what was left out in one run.
 type leftOut struct {
-	mu     sync.Mutex // guards checks
-	checks map[Reason][]string
+	mu     sync.Mutex                     // guards checks
+	checks map[Reason]map[string][]string // by check, the variants
 }
 
-func (l *leftOut) add(r Reason, check string) {
+func (l *leftOut) add(r Reason, check, variant string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.checks == nil {
-		l.checks = make(map[Reason][]string)
+		l.checks = make(map[Reason]map[string][]string)
 	}
-	l.checks[r] = append(l.checks[r], check)
+	if l.checks[r] == nil {
+		l.checks[r] = make(map[string][]string)
+	}
+	l.checks[r][check] = append(l.checks[r][check], variant)
 }
 
-// String lists the reasons in order, each with its checks.
+// String lists the reasons in order, each with its checks and their variants.
 func (l *leftOut) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -68,8 +71,9 @@ func (l *leftOut) String() string {
 	byText := func(x, y Reason) int { return strings.Compare(x.String(), y.String()) }
 	for _, r := range slices.SortedFunc(maps.Keys(l.checks), byText) {
 		fmt.Fprintf(&b, "\n  %s:", r)
-		for _, check := range slices.Sorted(slices.Values(l.checks[r])) {
-			fmt.Fprintf(&b, "\n    %s", check)
+		for _, check := range slices.Sorted(maps.Keys(l.checks[r])) {
+			variants := strings.Join(slices.Sorted(slices.Values(l.checks[r][check])), ", ")
+			fmt.Fprintf(&b, "\n    %s (%s)", check, variants)
 		}
 	}
 	return b.String()
