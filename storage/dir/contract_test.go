@@ -165,7 +165,9 @@ func goAway(t testing.TB, path string) (back func()) {
 		t.Fatal(err)
 	}
 	return func() {
-		if err := unix.Unmount(path, 0); err != nil {
+		// Detached, because a program that is being started may have a copy of a
+		// descriptor for a moment.
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 			t.Errorf("unmount %s: %v", path, err)
 		}
 	}

@@ -249,8 +249,13 @@ func errBeingRead(u primitives.URI) error {
 // startWriter opens the image of a writer whose lock is held.
 func (s *session) startWriter(ctx context.Context, w *writer, u primitives.URI) (primitives.Writer, error) {
 	w.stream = &stream{b: s.backend, u: u, size: w.Size, hold: w.job.hold}
-	var err error
-	if w.img, err = s.openImage(ctx, w.layer(w.Head).chain(), w.Size, true); err == nil {
+	chain, err := w.layer(w.Head).chain(), error(nil)
+	if w.create && w.Format == primitives.FormatQcow2 {
+		w.img = s.openLate(chain, w.Size)
+	} else {
+		w.img, err = s.openImage(ctx, chain, w.Size, true)
+	}
+	if err == nil {
 		err = s.track(w.stream)
 	}
 	if err == nil {
