@@ -4,6 +4,7 @@ package fake
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -172,7 +173,7 @@ func notRunning(v view, what string) *primitives.Error {
 // ended is the error of a call whose context ended before anything happened.
 func ended(ctx context.Context, what string) error {
 	code := primitives.CodeUnavailable
-	if ctx.Err() == context.Canceled {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		code = primitives.CodeCancelled
 	}
 	return primitives.Errorf(code, "%s: %w", what, context.Cause(ctx))

@@ -4,6 +4,7 @@ package fake
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -124,13 +125,13 @@ func growQcow2(path string, size int64) (err error) {
 	}
 	defer f.Close()
 	header := make([]byte, qcow2Header)
-	if n, err := f.ReadAt(header, 0); n == 0 && err == io.EOF {
+	if n, err := f.ReadAt(header, 0); n == 0 && errors.Is(err, io.EOF) {
 		return nil
 	} else if err != nil {
 		return wrap(err)
 	}
 	if binary.BigEndian.Uint32(header) != qcow2Magic {
-		return wrap(fmt.Errorf("it is not qcow2"))
+		return wrap(errors.New("it is not qcow2"))
 	}
 	cluster := int64(1) << binary.BigEndian.Uint32(header[qcow2ClusterBits:])
 	if room := int64(binary.BigEndian.Uint32(header[qcow2L1Entries:])) * cluster * (cluster / 8); size > room {
