@@ -17,6 +17,7 @@ import (
 	"github.com/tenon-storage/tenon/agent/transfer"
 	"github.com/tenon-storage/tenon/agent/volume"
 	"github.com/tenon-storage/tenon/hypervisor"
+	"github.com/tenon-storage/tenon/hypervisor/fake"
 	"github.com/tenon-storage/tenon/primitives"
 	"github.com/tenon-storage/tenon/storage/mem"
 )
@@ -32,6 +33,10 @@ type scenario struct {
 	undone  func(h *house) // what must hold when it was taken back, or never began
 	// tombs are the tombstones after success and after failure.
 	tombs, tombsUndone int
+	// trouble, if not nil, spoils calls of the hypervisor in the first life, so
+	// that the operation fails and is taken back; it fails with code then.
+	trouble func(call string, at fake.Point) error
+	code    primitives.Code
 }
 
 func start(h *house, kind string, args any) (operation.Operation, error) {
@@ -133,6 +138,31 @@ func oneVolume(h *house) {
 }
 
 func image(h *house) string { return filepath.Join(h.w.folder, "images", "old.img") }
+
+// lost loses the answer of a call; refused has nothing of it happen.
+func lost(call string) func(string, fake.Point) error {
+	return func(c string, at fake.Point) error {
+		if c == call && at == fake.After {
+			return primitives.Errorf(primitives.CodeUnavailable, "the answer is lost")
+		}
+		return nil
+	}
+}
+
+func refused(call string) func(string, fake.Point) error {
+	return func(c string, at fake.Point) error {
+		if c == call && at == fake.Before {
+			return primitives.Errorf(primitives.CodeDenied, "no")
+		}
+		return nil
+	}
+}
+
+// spoiled is a scenario in which something goes wrong besides.
+func spoiled(s scenario, trouble func(string, fake.Point) error, code primitives.Code) scenario {
+	s.trouble, s.code = trouble, code
+	return s
+}
 
 var scenarios = map[string]scenario{
 	"device add": {
@@ -321,6 +351,22 @@ var scenarios = map[string]scenario{
 	},
 }
 
+// troubled are operations that fail and are taken back, or whose answers are lost.
+func troubled() map[string]scenario {
+	attaching, resizing := scenarios["disk attach"], scenarios["disk resize"]
+	frozen, both := scenarios["snapshot with a switch, frozen"], scenarios["snapshot of both kinds, frozen"]
+	return map[string]scenario{
+		"attach that is refused":        spoiled(attaching, refused("Attach"), primitives.CodeDenied),
+		"attach whose answer is lost":   spoiled(attaching, lost("Attach"), primitives.CodeUnavailable),
+		"resize that the guest refuses": spoiled(resizing, refused("ResizeDisk"), primitives.CodeDenied),
+		"switch that is refused":        spoiled(frozen, refused("Switch"), primitives.CodeDenied),
+		"switch of both kinds, refused": spoiled(both, refused("Switch"), primitives.CodeDenied),
+		"switch whose answer is lost":   spoiled(frozen, lost("Switch"), 0),
+		"freeze that is refused":        spoiled(frozen, refused("Freeze"), 0),
+		"detach that the guest refuses": spoiled(scenarios["disk detach"], refused("Detach"), primitives.CodeDenied),
+	}
+}
+
 func (h *house) noDevice(name string) {
 	h.t.Helper()
 	if _, err := h.devices.Get(name); !errors.Is(err, primitives.CodeNotFound) {
@@ -357,68 +403,87 @@ func TestDeathAtEveryPoint(t *testing.T) {
 	for name, s := range scenarios {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for n := 0; ; n++ {
-				finished := false
-				ok := t.Run(fmt.Sprint("after ", n), func(t *testing.T) { finished = dieAndLiveAgain(t, s, n) })
-				if finished || !ok {
-					break
-				}
-				if n > 200 {
-					t.Fatal("it never comes to its end")
-				}
-			}
+			everywhere(t, s, noSecondDeath)
 		})
 	}
 }
 
-// dieAndLiveAgain lets the agent die after n events, and reports whether the
-// operation had come to its end by then.
-func dieAndLiveAgain(t *testing.T, s scenario, n int) (finished bool) {
+// TestDeathWhileTakingBack kills the agent after every event of operations that
+// fail.
+func TestDeathWhileTakingBack(t *testing.T) {
+	for name, s := range troubled() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			everywhere(t, s, noSecondDeath)
+		})
+	}
+}
+
+// TestDeathWhileRecovering kills the agent a second time, soon after it began to
+// recover from the first.
+func TestDeathWhileRecovering(t *testing.T) {
+	for name, s := range scenarios {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			everywhere(t, s, func(n int) int { return n % 5 })
+		})
+	}
+}
+
+func noSecondDeath(int) int { return -1 }
+
+func everywhere(t *testing.T, s scenario, second func(n int) int) {
+	for n := 0; ; n++ {
+		finished := false
+		ok := t.Run(fmt.Sprint("after ", n), func(t *testing.T) { finished = dieAndLiveAgain(t, s, n, second(n)) })
+		if finished || !ok {
+			return
+		}
+		if n > 200 {
+			t.Fatal("it never comes to its end")
+		}
+	}
+}
+
+// dieAndLiveAgain lets the agent die after n events, and in its next life after
+// again events unless that is negative. It reports whether the operation had
+// come to its end before the first death.
+func dieAndLiveAgain(t *testing.T, s scenario, n, again int) (finished bool) {
 	w := newWorld(t)
-	h := boot(t, w)
+	h := boot(t, w, -1)
 	s.prepare(h)
+	if s.trouble != nil {
+		w.host.Intercept(func(call string, at fake.Point) error {
+			if err := h.r.intercept(call, at); err != nil {
+				return err
+			}
+			return s.trouble(call, at)
+		})
+	}
 	h.r.arm(n)
 	op, err := s.start(h)
 	if err == nil {
-		ctx, cancel := context.WithCancel(t.Context())
-		stop := make(chan struct{})
-		go func() {
-			defer close(stop)
-			_, _ = h.engine.Wait(ctx, op.ID)
-		}()
-		select {
-		case <-stop:
-		case <-h.r.died:
-		}
-		cancel()
-		<-stop
+		h.endOrDeath(op.ID)
 	} else if h.r.alive() == nil {
 		t.Fatal(err)
 	}
 	finished = h.r.finish()
 	h.bury()
+	if again >= 0 {
+		h = boot(t, w, again)
+		h.endOrDeath(op.ID)
+		h.bury()
+	}
 
-	h = boot(t, w)
+	h = boot(t, w, -1)
 	defer h.bury()
 	h.settled()
-	succeeded := false
-	ops, err := h.engine.List(t.Context(), operation.Filter{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, o := range ops {
-		if o.RequestID == request {
-			succeeded = o.State == operation.Succeeded
-			if !succeeded && !errors.Is(o.Err(), primitives.CodeCancelled) {
-				t.Errorf("the operation is %s: %v", o.State, o.Err())
-			}
-		}
-	}
+	state := h.outcome(s)
 	switch {
-	case succeeded:
+	case state == operation.Succeeded:
 		h.sound(s.tombs)
 		s.done(h)
-	case finished:
+	case finished && s.code == 0:
 		t.Error("nobody died and yet it did not succeed")
 	default:
 		h.sound(s.tombsUndone)
@@ -426,4 +491,39 @@ func dieAndLiveAgain(t *testing.T, s scenario, n int) (finished bool) {
 	}
 	h.sound(-1)
 	return finished
+}
+
+// endOrDeath waits until the operation ends or the agent is dead.
+func (h *house) endOrDeath(id string) {
+	ctx, cancel := context.WithCancel(h.t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = h.engine.Wait(ctx, id)
+	}()
+	select {
+	case <-ended:
+	case <-h.r.died:
+	}
+	cancel()
+	<-ended
+}
+
+// outcome returns the state of the operation, "" if it never began.
+func (h *house) outcome(s scenario) operation.State {
+	h.t.Helper()
+	ops, err := h.engine.List(h.t.Context(), operation.Filter{})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, o := range ops {
+		if o.RequestID != request {
+			continue
+		}
+		if code := primitives.CodeOf(o.Err()); code != 0 && code != s.code && code != primitives.CodeCancelled {
+			h.t.Errorf("the operation is %s: %v", o.State, o.Err())
+		}
+		return o.State
+	}
+	return ""
 }

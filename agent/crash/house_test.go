@@ -70,8 +70,9 @@ type house struct {
 	volumes *volume.Service
 }
 
-// boot starts the agent as agent.New does, with a reaper at its side.
-func boot(t *testing.T, w *world) *house {
+// boot starts the agent as agent.New does, with a reaper at its side. The reaper
+// lets n events of what the agent resumes pass; negative: all.
+func boot(t *testing.T, w *world, n int) *house {
 	t.Helper()
 	h := &house{t: t, w: w}
 	h.r = newReaper(func() {
@@ -110,6 +111,9 @@ func boot(t *testing.T, w *world) *house {
 		if _, err := h.devices.Await(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if n >= 0 {
+		h.r.arm(n)
 	}
 	if err := h.engine.Resume(); err != nil {
 		t.Fatal(err)

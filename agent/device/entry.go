@@ -129,9 +129,9 @@ func (r *Registry) look(ctx context.Context, e *entry) bool {
 		return true
 	}
 	opened, err := r.open(ctx, record)
-	e.attempted()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	defer e.attempted() // after its outcome can be seen
 	if err != nil {
 		if e.failure == nil || e.failure.Error() != err.Error() {
 			r.log.Warn("device is unreachable", "device", record.Name, "err", err)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -351,6 +352,9 @@ func (t *task) takeBack() {
 		err := t.guard(func() error { return t.bound.undo(ctx, i) })
 		cancel()
 		if err == nil {
+			if !t.takenBack(i) {
+				return
+			}
 			continue
 		}
 		if t.stopping() {
@@ -370,6 +374,18 @@ func (t *task) takeBack() {
 		return
 	}
 	t.finish(Failed)
+}
+
+// takenBack records that the step was taken back, where others are still to be,
+// so that they see in the memory what it found out. false: the engine stops.
+func (t *task) takenBack(step int) bool {
+	if !slices.ContainsFunc(t.handler.steps[:step], func(s stepInfo) bool { return s.undo }) {
+		return true // the final state is recorded next
+	}
+	t.mu.Lock()
+	t.step = step - 1
+	t.mu.Unlock()
+	return t.commit(func(*journal.Operation) {}, nil) == nil
 }
 
 // leave ends the operation with something left to take back, which the engine

@@ -345,31 +345,42 @@ func (s *Service) mine(ctx context.Context, r *run, i int, g group) (bool, error
 	return err == nil, err
 }
 
-// uncut takes away the snapshots that the devices made by themselves. A switch
-// cannot be taken back: where it is found to have happened its snapshots stay.
-func (s *Service) uncut(ctx context.Context, r *run) error {
+// judge thaws the guest and finds out which snapshots the devices made by
+// themselves, to be discarded. A switch cannot be taken back: where it is found
+// to have happened its snapshots stay.
+func (s *Service) judge(ctx context.Context, r *run) error {
 	s.thaw(ctx, r)
 	if slices.ContainsFunc(r.Memory.Groups, func(g group) bool { return g.Way == remap }) {
 		if err := s.acknowledge(ctx, r); err != nil {
 			return err
 		}
 	}
+	r.Memory.Discard = nil
 	return s.each(r, direct, func(i int, g group) error {
 		mine, err := s.mine(ctx, r, i, g)
 		if err != nil || !mine {
 			return err
 		}
-		d, _, err := s.device(ctx, g.Device)
-		if err != nil {
-			return err
-		}
 		for _, u := range g.URIs {
-			if err := discard(ctx, d, u.At(r.Memory.Name), groupOp(r, "discard "+u.Short(), i)); err != nil {
-				return err
-			}
+			r.Memory.Discard = append(r.Memory.Discard, u.At(r.Memory.Name))
 		}
 		return nil
 	})
+}
+
+// discardAll takes away what judge found. A repeat finds the same tombstones by
+// the request ids.
+func (s *Service) discardAll(ctx context.Context, r *run) error {
+	for _, u := range r.Memory.Discard {
+		d, _, err := s.device(ctx, u.Device)
+		if err != nil {
+			return err
+		}
+		if err := discard(ctx, d, u, r.Op("discard "+u.Short())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // acknowledge settles what a switch whose answer was lost left pending. What

@@ -58,9 +58,12 @@ type memory struct {
 	Held     time.Duration
 	Made     map[string]primitives.Object // by short URI
 	Switched bool                         // the way back found that the switch had happened after all
+	Discard  []primitives.URI             // snapshots that the way back found to be this operation's
 }
 
 type run = operation.Run[CreateArgs, memory]
+
+func nothing(context.Context, *run) error { return nil }
 
 func (s *Service) createKind() operation.Kind[CreateArgs, memory] {
 	return operation.Kind[CreateArgs, memory]{
@@ -75,7 +78,10 @@ func (s *Service) createKind() operation.Kind[CreateArgs, memory] {
 		Admit: admit,
 		Steps: []operation.Step[CreateArgs, memory]{
 			{Name: "prepare", Do: s.prepare, Undo: s.unprepare},
-			{Name: "cut", Do: s.cut, Undo: s.uncut, Resume: s.recover},
+			// The way back has two parts, so that what the first finds out is recorded
+			// before the second acts on it.
+			{Name: "arrange", Joined: true, Do: nothing, Undo: s.discardAll},
+			{Name: "cut", Do: s.cut, Undo: s.judge, Resume: s.recover},
 			{Name: "settle", Do: s.settle, Final: true},
 		},
 		Result: result,
