@@ -95,7 +95,10 @@ func (l *lines) away() {
 
 func (l *lines) close() {}
 
-// bar is a bar on a terminal. It appears with the first progress.
+// barDelay keeps work that is over at once from flashing a bar.
+const barDelay = 300 * time.Millisecond
+
+// bar is a bar on a terminal. It appears when the work lasts.
 type bar struct {
 	out io.Writer
 
@@ -103,6 +106,7 @@ type bar struct {
 	label string
 	all   *mpb.Progress
 	one   *mpb.Bar
+	delay *time.Timer // until the bar appears
 	total int64
 }
 
@@ -138,7 +142,9 @@ func (b *bar) move(label string, done, total int64) {
 
 func (b *bar) start(total int64) {
 	b.total = total
-	b.all = mpb.New(mpb.WithOutput(b.out), mpb.WithWidth(30), mpb.WithRefreshRate(150*time.Millisecond))
+	appear := make(chan struct{})
+	b.delay = time.AfterFunc(barDelay, func() { close(appear) })
+	b.all = mpb.New(mpb.WithOutput(b.out), mpb.WithRenderDelay(appear), mpb.WithWidth(30), mpb.WithRefreshRate(150*time.Millisecond))
 	b.one = b.all.New(total, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
 		mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string {
@@ -163,6 +169,7 @@ func (b *bar) close() {
 	if b.all == nil {
 		return
 	}
+	b.delay.Stop()
 	b.one.Abort(true)
 	b.all.Wait()
 	b.all = nil
