@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/tenon-storage/tenon/hypervisor"
@@ -73,11 +74,16 @@ func sizeOf(s hypervisor.Source) int64 {
 	if s.Path == "" || s.Format != primitives.FormatRaw {
 		return 0
 	}
-	info, err := os.Stat(s.Path)
-	if err != nil {
+	info, there := stat(s.Path)
+	if !there {
 		return 0
 	}
 	return info.Size()
+}
+
+func stat(path string) (info fs.FileInfo, there bool) {
+	info, err := os.Stat(path)
+	return info, err == nil
 }
 
 // grow does to a disk's image what a hypervisor does when it is told the disk's
@@ -86,8 +92,8 @@ func grow(s hypervisor.Source, size int64) error {
 	if s.Form == primitives.FormNetwork {
 		return nil
 	}
-	info, err := os.Stat(s.Path)
-	if err != nil {
+	info, there := stat(s.Path)
+	if !there {
 		return nil // an image that CheckImages lets pass without a file
 	}
 	switch {
