@@ -65,11 +65,17 @@ func EmbedRoot(ctx context.Context, log io.Writer, dir string) (Root, error) {
 	if err := root.configure(); err != nil {
 		return Root{}, err
 	}
+	return root, SeedCache(ctx, log, filepath.Join(dir, "cache"))
+}
+
+// SeedCache fills libvirt's cache folder with what libvirt would find out by starting QEMU, which is found out once for each
+// machine. It serves a libvirtd as well as a root.
+func SeedCache(ctx context.Context, log io.Writer, dir string) error {
 	seed, err := cached(ctx, filepath.Join("libvirt-probe", probeKey()), func(draft string) error { return probe(ctx, log, draft) })
 	if err != nil {
-		return Root{}, fmt.Errorf("let libvirt probe QEMU: %w", err)
+		return fmt.Errorf("let libvirt probe QEMU: %w", err)
 	}
-	return root, os.CopyFS(filepath.Join(dir, "cache"), os.DirFS(seed))
+	return os.CopyFS(dir, os.DirFS(seed))
 }
 
 func (r Root) configure() error {
@@ -83,6 +89,7 @@ func (r Root) configure() error {
 // probeKey changes with what libvirt compares before it trusts what it remembered: the programs' files and the kernel.
 func probeKey() string {
 	digest := sha256.New()
+	fmt.Fprintln(digest, "domcapabilities, version") // what probe asks
 	for _, file := range []string{
 		"/usr/bin/qemu-system-x86_64",
 		"/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
@@ -112,7 +119,8 @@ func probe(ctx context.Context, log io.Writer, dir string) (err error) {
 	}
 	_, err = command.Run(ctx, command.Cmd{
 		Path: "virsh",
-		Args: []string{"-q", "-c", root.URI(), "domcapabilities", "--virttype", "qemu", "--machine", "q35"},
+		// version makes it look at every QEMU of the host's architecture, which is more than one.
+		Args: []string{"-q", "-c", root.URI(), "domcapabilities --virttype qemu --machine q35; version"},
 	})
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/tenon-storage/tenon/internal/command"
+	"github.com/tenon-storage/tenon/test/guest"
 )
 
 // poll is the pause between two looks at something that sends no event.
@@ -85,6 +87,9 @@ func StartLibvirtd(ctx context.Context, dir string) (*Libvirtd, error) {
 				return nil, err
 			}
 		}
+	}
+	if err := guest.SeedCache(ctx, io.Discard, filepath.Join(dir, "var/cache/libvirt")); err != nil {
+		return nil, err
 	}
 	etc := filepath.Join(dir, "etc/libvirt")
 	for name, text := range map[string]string{"qemu.conf": qemuConf, "libvirtd.conf": libvirtdConf} {
