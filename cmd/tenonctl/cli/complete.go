@@ -32,7 +32,7 @@ func (a *app) complete(sources ...source) completer {
 	}
 }
 
-// completeAll proposes words for every argument.
+// completeAll proposes words for every argument, or for a flag.
 func (a *app) completeAll(s source) completer {
 	return func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return propose(cmd, s, typed)

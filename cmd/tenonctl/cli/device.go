@@ -34,7 +34,7 @@ type deviceFlags struct {
 
 func (f *deviceFlags) addDriver(a *app, cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.driver, "driver", "", "the `DRIVER` that speaks to the storage")
-	must(cmd.RegisterFlagCompletionFunc("driver", a.complete(a.driverNames)))
+	must(cmd.RegisterFlagCompletionFunc("driver", a.completeAll(a.driverNames)))
 }
 
 func (f *deviceFlags) addRemovals(cmd *cobra.Command) {

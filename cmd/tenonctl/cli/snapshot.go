@@ -59,7 +59,7 @@ func (a *app) snapshotCreate() *cobra.Command {
 	cmd.Flags().StringVar(&name, "name", "", "the snapshot's `NAME`; empty: made from the time")
 	cmd.Flags().StringVar(&domain, "domain", "", "the `DOMAIN` that uses the volumes")
 	cmd.Flags().BoolVar(&freeze, "freeze", false, "freeze the domain's file systems meanwhile")
-	must(cmd.RegisterFlagCompletionFunc("domain", a.complete(a.domainNames)))
+	must(cmd.RegisterFlagCompletionFunc("domain", a.completeAll(a.domainNames)))
 	return cmd
 }
 

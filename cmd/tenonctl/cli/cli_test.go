@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli_test
+
+import (
+	"context"
+	"flag"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tenon-storage/tenon/agent"
+	"github.com/tenon-storage/tenon/agent/config"
+	"github.com/tenon-storage/tenon/agent/rpc"
+	"github.com/tenon-storage/tenon/cmd/tenonctl/cli"
+	"github.com/tenon-storage/tenon/hypervisor/fake"
+	"github.com/tenon-storage/tenon/storage"
+	"github.com/tenon-storage/tenon/storage/mem"
+)
+
+var update = flag.Bool("update", false, "write the expected output anew")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"tenonctl": func() { os.Exit(cli.Run(context.Background(), cli.FromOS(), os.Args[1:])) },
+	})
+}
+
+// Each script is a session with a tenond of its own: storage in memory, and a
+// hypervisor without guests that has the domains web01 (running) and db (off).
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       *update,
+		Setup:               setUp,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"hold":    hold,
+			"release": release,
+			"stop":    func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).stop() },
+			"start":   func(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(daemonOf(ts).start()) },
+		},
+	})
+}
+
+// daemon is the tenond of one script.
+type daemon struct {
+	driver *mem.Driver
+	host   *fake.Host
+	config config.Config
+	stop   func()
+	held   map[string]func()
+}
+
+type daemonKey struct{}
+
+func daemonOf(ts *testscript.TestScript) *daemon { return ts.Value(daemonKey{}).(*daemon) }
+
+func setUp(env *testscript.Env) error {
+	d := &daemon{driver: mem.New(), host: fake.NewHost(), config: config.Default(), held: make(map[string]func())}
+	d.host.Add("web01", fake.Options{})
+	d.host.Add("db", fake.Options{Off: true})
+	// The script's folder may be too long for a socket's name.
+	run, err := os.MkdirTemp("", "tenonctl")
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { _ = os.RemoveAll(run) })
+	d.config.StateDir, d.config.RunDir = filepath.Join(env.WorkDir, ".state"), filepath.Join(run, "run")
+	d.config.Socket = filepath.Join(run, "s")
+	env.Setenv("TENON_SOCKET", d.config.Socket)
+	env.Setenv("TZ", "UTC")
+	env.Values[daemonKey{}] = d
+	if err := d.start(); err != nil {
+		return err
+	}
+	env.Defer(func() {
+		for _, let := range d.held {
+			let()
+		}
+		d.stop()
+	})
+	return nil
+}
+
+// start runs the agent and returns when it is ready.
+func (d *daemon) start() error {
+	drivers, err := storage.NewTable(d.driver)
+	if err != nil {
+		return err
+	}
+	a, err := agent.New(d.config, agent.Parts{
+		Drivers: drivers, Adapter: d.host.Open(), BootID: "boot-1", Version: "0.0-test", Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, served := make(chan struct{}), make(chan error, 1)
+	go func() { served <- a.Serve(ctx, rpc.Socket{Path: d.config.Socket}, func() { close(ready) }) }()
+	d.stop = sync.OnceFunc(func() {
+		cancel()
+		<-served
+		_ = a.Close()
+	})
+	select {
+	case <-ready:
+		return nil
+	case err := <-served:
+		return err
+	}
+}
+
+// hold STORE CALL makes every such call of a store wait until release STORE CALL.
+func hold(ts *testscript.TestScript, _ bool, args []string) {
+	d := daemonOf(ts)
+	d.held[args[0]+" "+args[1]] = d.driver.Fault(args[0], mem.Fault{Op: args[1], Dead: true})
+}
+
+func release(ts *testscript.TestScript, _ bool, args []string) {
+	daemonOf(ts).held[args[0]+" "+args[1]]()
+}
