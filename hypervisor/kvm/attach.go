@@ -58,7 +58,10 @@ func checkAttach(r hypervisor.AttachRequest) error {
 // attachPlan says what to do for each half: Done stands for "to be done".
 type attachPlan struct {
 	live, config hypervisor.Outcome
-	disk         *libvirtxml.DomainDisk
+	disk         *libvirtxml.DomainDisk // nil: nothing to do
+	have         *libvirtxml.DomainDisk // nil: in neither half
+	inLive       bool
+	inConfig     bool
 }
 
 // planAttach decides how to reach what r asks for from what v shows. A new disk
@@ -75,7 +78,8 @@ func planAttach(v view, r hypervisor.AttachRequest, alias string) (attachPlan, e
 				v.Name, r.Disk, sourceOf(have), have.Target.Dev).By(primitives.Blocker{Kind: "disk", Name: string(r.Disk)})
 		}
 	}
-	plan := attachPlan{live: step(wantLive, live != nil), config: step(wantConfig, config != nil)}
+	plan := attachPlan{live: step(wantLive, live != nil), config: step(wantConfig, config != nil), have: cmp.Or(live, config),
+		inLive: live != nil, inConfig: config != nil}
 	if plan.live != hypervisor.Done && plan.config != hypervisor.Done {
 		return plan, nil
 	}
@@ -170,8 +174,10 @@ func (a *Adapter) attach(ctx context.Context, r hypervisor.AttachRequest, plan a
 			res.Config, res.ConfigErr = hypervisor.Failed, err
 		}
 	}
-	// The disk is there; not being able to show it is no reason to say otherwise.
-	res.Disk = a.shown(context.WithoutCancel(ctx), r)
+	res.Disk = describe(cmp.Or(plan.have, plan.disk))
+	res.Disk.Domain = r.Domain
+	res.Disk.Live = res.Live == hypervisor.Done || plan.inLive
+	res.Disk.Config = res.Config == hypervisor.Done || plan.inConfig
 	return res, nil
 }
 
@@ -182,20 +188,6 @@ func (a *Adapter) attachHalf(ctx context.Context, r hypervisor.AttachRequest, di
 	}
 	q := ask{what: fmt.Sprintf("attach disk %s as %s to the %v", r.Disk, disk.Target.Dev, half), domain: r.Domain, waits: true}
 	return a.do(ctx, q, func(c virt.Conn) error { return c.AttachDevice(string(r.Domain), text, half) })
-}
-
-// shown returns the disk as the hypervisor shows it, or what was asked for.
-func (a *Adapter) shown(ctx context.Context, r hypervisor.AttachRequest) hypervisor.Disk {
-	disks, err := a.Disks(ctx, r.Domain)
-	if err != nil {
-		a.log.Warn("read after attach failed", "domain", r.Domain, "disk", r.Disk, "err", err)
-	}
-	for _, d := range disks {
-		if d.ID == r.Disk {
-			return d
-		}
-	}
-	return hypervisor.Disk{ID: r.Disk, Domain: r.Domain, Serial: string(r.Disk), Bus: r.Bus, Access: r.Mapping.Access}
 }
 
 // do is call without a value.

@@ -9,17 +9,23 @@ import (
 	"github.com/tenon-storage/tenon/primitives"
 )
 
-// breaker keeps calls from piling up behind one that hangs. It knows lanes, one
-// for each domain and one, without a name, for what does not wait for QEMU. A
-// lane with a call that was given up and has not returned refuses further calls;
-// when the call returns, the lane is open again. Its zero value is ready.
+// breaker keeps calls from piling up behind one that hangs. A lane with a call
+// that was given up and has not returned refuses further calls; when the call
+// returns, the lane is open again. Its zero value is ready.
 type breaker struct {
 	mu    sync.Mutex // guards what follows, and the tickets' flags
-	lanes map[string]*lane
-	stuck int // calls given up and not returned, over all lanes
+	lanes map[lane]*jam
+	stuck int // calls that change a domain, given up and not returned
 }
 
+// lane is what a call that hangs stands in the way of.
 type lane struct {
+	name    string
+	changes bool // its calls change a domain
+}
+
+// jam is what is wrong in a lane.
+type jam struct {
 	stuck map[*ticket]bool
 	late  bool // libvirt itself has timed out waiting for the domain
 }
@@ -27,7 +33,7 @@ type lane struct {
 // ticket is one admitted call.
 type ticket struct {
 	b         *breaker
-	lane      string
+	lane      lane
 	what      string
 	start     time.Time
 	finished  bool
@@ -35,50 +41,50 @@ type ticket struct {
 }
 
 const (
-	// patience is how old a call that was given up must be before it counts as
-	// hanging in the lane without a name: a caller that went away says nothing
-	// about libvirt. In a domain's lane any such call refuses others, because
-	// what it will have done is not known before it returns.
+	// patience is how old a read that was given up must be before it counts as
+	// hanging: a caller that went away says nothing about libvirt. A change that
+	// was given up refuses others at once, because what it will have done is not
+	// known before it returns.
 	patience = time.Second
-	// maxStuck bounds the goroutines and threads that hanging calls hold. Reading
-	// goes on beyond it: it hangs only if libvirt itself does.
+	// maxStuck bounds the goroutines and threads that hanging changes hold. Reads
+	// need no bound: each lane has few, and hangs only if libvirt itself does.
 	maxStuck = 64
 )
 
 // admit lets a call begin, or refuses it with CodeUnavailable.
-func (b *breaker) admit(name, what string, now time.Time) (*ticket, error) {
+func (b *breaker) admit(l lane, what string, now time.Time) (*ticket, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l := b.lanes[name]; l != nil {
-		for t := range l.stuck {
-			if age := now.Sub(t.start); age >= patience || name != "" {
+	if j := b.lanes[l]; j != nil {
+		for t := range j.stuck {
+			if age := now.Sub(t.start); age >= patience || l.changes {
 				return nil, notAnswering(what, age).By(primitives.Blocker{Kind: "operation", Name: t.what})
 			}
 		}
 	}
-	if b.stuck >= maxStuck && name != "" {
+	if l.changes && b.stuck >= maxStuck {
 		return nil, primitives.Errorf(primitives.CodeUnavailable, "%s: %d calls to libvirt hang already", what, b.stuck)
 	}
-	return &ticket{b: b, lane: name, what: what, start: now}, nil
+	return &ticket{b: b, lane: l, what: what, start: now}, nil
 }
 
-// at returns the lane of that name; mu is held.
-func (b *breaker) at(name string) *lane {
+// at returns the jam of a lane; mu is held.
+func (b *breaker) at(l lane) *jam {
 	if b.lanes == nil {
-		b.lanes = map[string]*lane{}
+		b.lanes = map[lane]*jam{}
 	}
-	l := b.lanes[name]
-	if l == nil {
-		l = &lane{stuck: map[*ticket]bool{}}
-		b.lanes[name] = l
+	j := b.lanes[l]
+	if j == nil {
+		j = &jam{stuck: map[*ticket]bool{}}
+		b.lanes[l] = j
 	}
-	return l
+	return j
 }
 
-// forget drops a lane about which nothing is to be remembered; mu is held.
-func (b *breaker) forget(name string) {
-	if l := b.lanes[name]; l != nil && len(l.stuck) == 0 && !l.late {
-		delete(b.lanes, name)
+// forget drops a lane in which nothing is wrong any more; mu is held.
+func (b *breaker) forget(l lane) {
+	if j := b.lanes[l]; j != nil && len(j.stuck) == 0 && !j.late {
+		delete(b.lanes, l)
 	}
 }
 
@@ -91,7 +97,9 @@ func (t *ticket) abandon() {
 	}
 	t.abandoned = true
 	t.b.at(t.lane).stuck[t] = true
-	t.b.stuck++
+	if t.lane.changes {
+		t.b.stuck++
+	}
 }
 
 // returned says that the call has returned, and reports whether it had been
@@ -104,37 +112,39 @@ func (t *ticket) returned() bool {
 		return false
 	}
 	delete(t.b.at(t.lane).stuck, t)
-	t.b.stuck--
+	if t.lane.changes {
+		t.b.stuck--
+	}
 	t.b.forget(t.lane)
 	return true
 }
 
 // trip remembers that libvirt could not get hold of a domain: somebody else's
 // call hangs there.
-func (b *breaker) trip(name string) {
+func (b *breaker) trip(l lane) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.at(name).late = true
+	b.at(l).late = true
 }
 
-func (b *breaker) tripped(name string) bool {
+func (b *breaker) tripped(l lane) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	l := b.lanes[name]
-	return l != nil && l.late
+	j := b.lanes[l]
+	return j != nil && j.late
 }
 
 // reset takes a trip back, because a probe found the domain free.
-func (b *breaker) reset(name string) {
+func (b *breaker) reset(l lane) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l := b.lanes[name]; l != nil {
-		l.late = false
-		b.forget(name)
+	if j := b.lanes[l]; j != nil {
+		j.late = false
+		b.forget(l)
 	}
 }
 
 func notAnswering(what string, since time.Duration) *primitives.Error {
-	return primitives.Errorf(primitives.CodeUnavailable, "%s: the domain does not answer, for %v now", what, since.Round(time.Second)).
+	return primitives.Errorf(primitives.CodeUnavailable, "%s: no answer for %v now", what, since.Round(time.Second)).
 		Trying("look at the domain's QEMU process: it is stopped, or its storage hangs")
 }

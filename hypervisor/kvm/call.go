@@ -20,12 +20,13 @@ type ask struct {
 	limit  time.Duration       // 0: the adapter's
 }
 
-// lane is the breaker's name of what may hang: one domain, or libvirt itself.
-func (q ask) lane() string {
+// lane is the breaker's name of what may hang: one domain, or one kind of reading.
+// One that is slow, such as libvirt's first look at QEMU, says nothing about others.
+func (q ask) lane() lane {
 	if q.waits {
-		return string(q.domain)
+		return lane{name: string(q.domain), changes: true}
 	}
-	return ""
+	return lane{name: q.what}
 }
 
 // call runs one call to libvirt in its own goroutine and waits no longer than
@@ -88,11 +89,25 @@ func run[T any](ctx context.Context, a *Adapter, conn virt.Conn, q ask, fn func(
 	case r := <-results:
 		return r.v, r.err
 	case <-ctx.Done():
-		ticket.abandon()
-		a.log.Warn("a call was given up", "call", q.what, "domain", q.domain, "took", time.Since(ticket.start))
-		return none, ended(ctx, q.what)
 	}
+	if q.waits {
+		// A call that is about to return is none that hangs, and what it did is known.
+		last := time.NewTimer(lastWord)
+		defer last.Stop()
+		select {
+		case r := <-results:
+			return r.v, r.err
+		case <-last.C:
+		}
+	}
+	ticket.abandon()
+	a.log.Warn("a call was given up", "call", q.what, "domain", q.domain, "took", time.Since(ticket.start))
+	return none, ended(ctx, q.what)
 }
+
+// lastWord is how long a call that changes a domain is waited for when its
+// context has ended.
+const lastWord = 250 * time.Millisecond
 
 // monitorLimit is how long a monitor may be busy with one command before calls
 // on its domain are refused instead of queued: libvirt lets them wait for 30 s.
@@ -101,7 +116,7 @@ const monitorLimit = 10 * time.Second
 // admitDomain refuses a call on a domain whose monitor is stuck, also where
 // another process got it stuck.
 func (a *Adapter) admitDomain(ctx context.Context, conn virt.Conn, q ask) error {
-	probe := ask{what: "probe the monitor", domain: q.domain}
+	probe := ask{what: "probe the monitor of " + string(q.domain), domain: q.domain}
 	busy, err := run(ctx, a, conn, probe, func(c virt.Conn) (uint64, error) { return c.Occupied(string(q.domain)) })
 	if err != nil {
 		if _, ok := errors.AsType[*virt.Error](err); ok {

@@ -51,7 +51,7 @@ func (a *Adapter) claim(ctx context.Context, d hypervisor.DomainID, what string)
 	if err != nil {
 		return view{}, nil, err
 	}
-	if _, err = a.breaker.admit(string(d), what, time.Now()); err == nil {
+	if _, err = a.breaker.admit(ask{domain: d, waits: true}.lane(), what, time.Now()); err == nil {
 		v, err = a.look(ctx, d)
 	}
 	if err != nil {

@@ -106,14 +106,15 @@ func (a *Adapter) Info(ctx context.Context) hypervisor.Info {
 		return info
 	}
 	info.Connected = true
-	info.Hypervisor, err = call(ctx, a, ask{what: "read QEMU's version", limit: infoLimit}, virt.Conn.Hypervisor)
+	info.Hypervisor, err = call(ctx, a, ask{what: "read QEMU's version"}, virt.Conn.Hypervisor)
 	if err != nil {
 		info.Note = err.Error()
 	}
 	return info
 }
 
-// infoLimit keeps Info quick when libvirt hangs.
+// infoLimit keeps Info quick when libvirt hangs. QEMU's version may take longer:
+// a libvirt that has just started looks at every QEMU on the host first.
 const infoLimit = 5 * time.Second
 
 // Facets says that everything is offered.

@@ -286,7 +286,7 @@ func TestAHangingCallEndsAtItsLimitAndLaterOnesAtOnce(t *testing.T) {
 		start := time.Now()
 		_, err := a.Attach(t.Context(), r)
 		wantCode(t, "Attach", err, primitives.CodeUnavailable)
-		if took := time.Since(start); took != 30*time.Second {
+		if took := time.Since(start); took < 30*time.Second || took > 31*time.Second {
 			t.Errorf("Attach took %v, want the limit of 30 s", took)
 		}
 		start = time.Now()
