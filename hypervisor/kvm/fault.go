@@ -58,6 +58,7 @@ var texts = []struct {
 	// A block device that has not grown yet.
 	{`Cannot grow device files`, primitives.CodeConflict},
 	{`No such file or directory`, primitives.CodeNotFound},
+	{`no device found with alias`, primitives.CodeNotFound}, // libvirt 9.0 has a code for it (99) and gives 1
 	{`Requested export not available`, primitives.CodeNotFound},
 	{`already in the process of unplug`, primitives.CodeConflict},
 	// An NBD server that is away.

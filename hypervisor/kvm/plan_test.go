@@ -281,6 +281,7 @@ func TestLibvirtsErrorsBecomeTheContracts(t *testing.T) {
 		"no agent":                 {virt.Error{Code: virt.CodeAgentUnresponsive}, primitives.CodeUnavailable},
 		"an image lock":            {virt.Error{Code: virt.CodeInternal, Text: `unable to execute QEMU command 'blockdev-add': Failed to get "write" lock`}, primitives.CodeInUse},
 		"a job, said as a lack":    {virt.Error{Code: virt.CodeOperationUnsupported, Text: "disk 'vdb' already in active block job"}, primitives.CodeInUse},
+		"a device that is gone":    {virt.Error{Code: virt.CodeInternal, Text: "internal error: no device found with alias ua-tenon-d"}, primitives.CodeNotFound},
 		"a plain lack":             {virt.Error{Code: virt.CodeOperationUnsupported, Text: "no"}, primitives.CodeUnsupported},
 		"a broken wire":            {virt.Error{Code: virt.CodeInternal, Remote: true, Text: "client socket is closed"}, primitives.CodeUnavailable},
 		"what nobody has seen yet": {virt.Error{Code: virt.CodeInternal, Text: "flux capacitor"}, primitives.CodeInternal},

@@ -46,8 +46,9 @@ type Conn struct {
 	lost     chan struct{}
 	loseOnce sync.Once
 
-	mu        sync.Mutex // guards callbacks
+	mu        sync.Mutex // guards what follows
 	callbacks []int
+	handles   map[string]*libvirt.Domain // by UUID; nil once closed
 }
 
 // Open connects to uri.
@@ -59,7 +60,7 @@ func Open(uri string) (virt.Conn, error) {
 	if err != nil {
 		return nil, translate(err)
 	}
-	conn := &Conn{c: c, uri: uri, lost: make(chan struct{})}
+	conn := &Conn{c: c, uri: uri, lost: make(chan struct{}), handles: map[string]*libvirt.Domain{}}
 	lost := func(*libvirt.Connect, libvirt.ConnectCloseReason) {
 		conn.loseOnce.Do(func() { close(conn.lost) })
 	}
@@ -86,6 +87,11 @@ func (v *Conn) Close() error {
 		errs = append(errs, translate(v.c.DomainEventDeregister(id)))
 	}
 	v.callbacks = nil
+	// Each holds a reference to the connection, which would stay open.
+	for _, d := range v.handles {
+		errs = append(errs, translate(d.Free()))
+	}
+	v.handles = nil
 	if err := v.c.UnregisterCloseCallback(); err != nil && !unsupported(err) {
 		errs = append(errs, translate(err))
 	}
@@ -108,14 +114,68 @@ func (v *Conn) Hypervisor() (string, error) {
 // version prints libvirt's way to put three numbers into one.
 func version(n uint32) string { return fmt.Sprintf("%d.%d.%d", n/1000000, n/1000%1000, n%1000) }
 
-// with looks a domain up by its UUID and runs fn on it.
+// with runs fn on a domain. Looking a domain up is a call to libvirt of its own,
+// half of those that an attach would make, so its handle is kept: it names the
+// domain by its UUID and stays right whatever becomes of the domain.
 func (v *Conn) with(uuid string, fn func(*libvirt.Domain) error) error {
-	d, err := v.c.LookupDomainByUUIDString(uuid)
+	d, err := v.handle(uuid)
 	if err != nil {
 		return translate(err)
 	}
 	err = translate(fn(d))
+	if e, ok := errors.AsType[*virt.Error](err); ok && e.Code == virt.CodeNoDomain {
+		err = errors.Join(err, v.forget(uuid))
+	}
 	return errors.Join(err, translate(d.Free()))
+}
+
+// handle returns a reference to a domain, which the caller frees.
+func (v *Conn) handle(uuid string) (*libvirt.Domain, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if d := v.handles[uuid]; d != nil {
+		return d, d.Ref()
+	}
+	v.mu.Unlock() // libvirt may hang in a look-up
+	d, err := v.c.LookupDomainByUUIDString(uuid)
+	v.mu.Lock()
+	if err != nil || v.handles == nil || v.handles[uuid] != nil {
+		return d, err
+	}
+	if err := d.Ref(); err != nil {
+		return nil, errors.Join(err, d.Free())
+	}
+	v.handles[uuid] = d
+	return d, nil
+}
+
+func (v *Conn) forget(uuid string) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	d := v.handles[uuid]
+	if d == nil {
+		return nil
+	}
+	delete(v.handles, uuid)
+	return translate(d.Free())
+}
+
+// keepOnly replaces the kept handles by those of a listing, whose names are
+// fresh. It takes the references over.
+func (v *Conn) keepOnly(listed map[string]*libvirt.Domain) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	old := v.handles
+	if old == nil { // closed meanwhile
+		old = listed
+	} else {
+		v.handles = listed
+	}
+	var errs []error
+	for _, d := range old {
+		errs = append(errs, translate(d.Free()))
+	}
+	return errors.Join(errs...)
 }
 
 // translate turns libvirt's error into a virt.Error.

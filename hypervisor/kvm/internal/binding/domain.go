@@ -20,16 +20,20 @@ func (v *Conn) Domains() ([]virt.Domain, error) {
 	}
 	var out []virt.Domain
 	var errs []error
+	listed := make(map[string]*libvirt.Domain, len(all))
 	for i := range all {
 		d, err := describe(&all[i])
+		if err == nil {
+			out = append(out, d)
+			listed[d.UUID] = &all[i]
+			continue
+		}
 		if e, ok := errors.AsType[libvirt.Error](err); ok && e.Code == libvirt.ERR_NO_DOMAIN {
 			err = nil // it went while the list was read
-		} else if err == nil {
-			out = append(out, d)
 		}
 		errs = append(errs, translate(err), translate(all[i].Free()))
 	}
-	return out, errors.Join(errs...)
+	return out, errors.Join(append(errs, v.keepOnly(listed))...)
 }
 
 // State returns one domain's state.

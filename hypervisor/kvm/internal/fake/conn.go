@@ -335,7 +335,7 @@ func (c *Conn) DetachDevice(uuid, alias string, half virt.Half) error {
 		}
 		i := slices.IndexFunc(x.Devices.Disks, func(disk libvirtxml.DomainDisk) bool { return disk.Alias != nil && disk.Alias.Name == alias })
 		if i < 0 {
-			return virt.Errorf(virt.CodeDeviceMissing, "device not found: no device found with alias %s", alias)
+			return virt.Errorf(virt.CodeInternal, "internal error: no device found with alias %s", alias)
 		}
 		if half == virt.Config {
 			x.Devices.Disks = slices.Delete(x.Devices.Disks, i, i+1)
