@@ -31,8 +31,7 @@ func (h *hold) release() {
 	}
 	// By name: a program that is being started at this moment has a copy of the
 	// descriptor until it begins, and would keep the lock for as long.
-	whole := &unix.Flock_t{Type: unix.F_UNLCK}
-	_ = unix.FcntlFlock(h.f.Fd(), unix.F_OFD_SETLK, whole)
+	_ = setUnlock(h.f)
 	_ = h.f.Close() // nothing was written through it
 	h.f = nil
 }
@@ -83,8 +82,10 @@ func (t tree) lockWait(ctx context.Context, at int64) (*hold, error) {
 		// The wait in the kernel cannot be called off; it ends with the present
 		// holder, which keeps the lock for moments.
 		go func() {
-			<-granted
-			_ = f.Close()
+			if err := <-granted; err == nil {
+				_ = setUnlock(f)
+			}
+			_ = f.Close() // nothing was written through it
 		}()
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, context.Cause(ctx)
@@ -92,6 +93,10 @@ func (t tree) lockWait(ctx context.Context, at int64) (*hold, error) {
 		return nil, (&primitives.Error{Code: primitives.CodeConflict, Err: context.Cause(ctx)}).
 			Trying("repeat: another operation held the lock")
 	}
+}
+
+func setUnlock(f *os.File) error {
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK})
 }
 
 func setLock(f *os.File, cmd int, at int64) error {
