@@ -114,14 +114,18 @@ var attaching = []check{
 	}},
 	{"BadRequestsAreInvalidAndChangeNothing", badRequests},
 	{"WhatTheAdapterDoesNotAcceptIsUnsupported", func(s *suite) {
-		m := primitives.Mapping{Form: primitives.FormNetwork, Access: primitives.ReadWrite,
-			Network: &primitives.NetworkMap{Protocol: "carrier-pigeon", Export: "x", Hosts: []string{"localhost:1"}}}
+		m := primitives.Mapping{
+			Form: primitives.FormNetwork, Access: primitives.ReadWrite,
+			Network: &primitives.NetworkMap{Protocol: "carrier-pigeon", Export: "x", Hosts: []string{"localhost:1"}},
+		}
 		_, err := s.a.Attach(s.ctx, request(s.h.Domain, s.id(), m))
 		s.code("Attach", err, primitives.CodeUnsupported)
 	}},
 	{"AMissingImageLeavesNothing", func(s *suite) {
-		r := request(s.h.Domain, s.id(), primitives.Mapping{Form: primitives.FormFile, Access: primitives.ReadWrite,
-			File: &primitives.FileMap{Path: "/nowhere/at/all.img", Format: primitives.FormatRaw}})
+		r := request(s.h.Domain, s.id(), primitives.Mapping{
+			Form: primitives.FormFile, Access: primitives.ReadWrite,
+			File: &primitives.FileMap{Path: "/nowhere/at/all.img", Format: primitives.FormatRaw},
+		})
 		if _, err := s.a.Attach(s.ctx, r); err == nil {
 			s.Errorf("Attach of a missing image = nil, want an error")
 		}

@@ -78,8 +78,10 @@ func planAttach(v view, r hypervisor.AttachRequest, alias string) (attachPlan, e
 				v.Name, r.Disk, sourceOf(have), have.Target.Dev).By(primitives.Blocker{Kind: "disk", Name: string(r.Disk)})
 		}
 	}
-	plan := attachPlan{live: step(wantLive, live != nil), config: step(wantConfig, config != nil), have: cmp.Or(live, config),
-		inLive: live != nil, inConfig: config != nil}
+	plan := attachPlan{
+		live: step(wantLive, live != nil), config: step(wantConfig, config != nil), have: cmp.Or(live, config),
+		inLive: live != nil, inConfig: config != nil,
+	}
 	if plan.live != hypervisor.Done && plan.config != hypervisor.Done {
 		return plan, nil
 	}

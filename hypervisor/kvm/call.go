@@ -81,7 +81,7 @@ func run[T any](ctx context.Context, a *Adapter, conn virt.Conn, q ask, fn func(
 		v, err := fn(conn)
 		results <- result{v, err}
 		if late := ticket.returned(); late {
-			a.log.Warn("a call that was given up has returned", "call", q.what, "domain", q.domain,
+			a.log.WarnContext(ctx, "a call that was given up has returned", "call", q.what, "domain", q.domain,
 				"took", time.Since(ticket.start), "err", err)
 		}
 	}()
@@ -101,7 +101,7 @@ func run[T any](ctx context.Context, a *Adapter, conn virt.Conn, q ask, fn func(
 		}
 	}
 	ticket.abandon()
-	a.log.Warn("a call was given up", "call", q.what, "domain", q.domain, "took", time.Since(ticket.start))
+	a.log.WarnContext(ctx, "a call was given up", "call", q.what, "domain", q.domain, "took", time.Since(ticket.start))
 	return none, ended(ctx, q.what)
 }
 

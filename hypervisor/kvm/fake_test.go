@@ -79,8 +79,10 @@ func fakeFile(t *testing.T, name string, size int64) primitives.Mapping {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return primitives.Mapping{Form: primitives.FormFile, Access: primitives.ReadWrite, Size: size,
-		File: &primitives.FileMap{Path: path, Format: primitives.FormatRaw}}
+	return primitives.Mapping{
+		Form: primitives.FormFile, Access: primitives.ReadWrite, Size: size,
+		File: &primitives.FileMap{Path: path, Format: primitives.FormatRaw},
+	}
 }
 
 func fakeOverlay(t *testing.T, m primitives.Mapping) primitives.Mapping {
@@ -94,18 +96,24 @@ func fakeOverlay(t *testing.T, m primitives.Mapping) primitives.Mapping {
 func fakeStorages() []hypervisortest.Storage {
 	grow := func(_ *testing.T, m primitives.Mapping, _ int64) primitives.Mapping { return m }
 	return []hypervisortest.Storage{
-		{Name: "raw file", New: func(t *testing.T, n int64) primitives.Mapping { return fakeFile(t, "disk.img", n) },
-			Grow: grow, Overlay: fakeOverlay},
+		{
+			Name: "raw file", New: func(t *testing.T, n int64) primitives.Mapping { return fakeFile(t, "disk.img", n) },
+			Grow: grow, Overlay: fakeOverlay,
+		},
 		{Name: "qcow2 chain", New: func(t *testing.T, n int64) primitives.Mapping {
 			return fakeOverlay(t, fakeOverlay(t, fakeFile(t, "base.img", n)))
 		}, Grow: grow, Overlay: fakeOverlay},
 		{Name: "block", New: func(t *testing.T, n int64) primitives.Mapping {
-			return primitives.Mapping{Form: primitives.FormBlock, Access: primitives.ReadWrite, Direct: true, Size: n,
-				Block: &primitives.BlockMap{Path: fmt.Sprintf("/dev/disk/by-id/%p", t)}}
+			return primitives.Mapping{
+				Form: primitives.FormBlock, Access: primitives.ReadWrite, Direct: true, Size: n,
+				Block: &primitives.BlockMap{Path: fmt.Sprintf("/dev/disk/by-id/%p", t)},
+			}
 		}},
 		{Name: "nbd", New: func(t *testing.T, n int64) primitives.Mapping {
-			return primitives.Mapping{Form: primitives.FormNetwork, Access: primitives.ReadWrite, Size: n,
-				Network: &primitives.NetworkMap{Protocol: "nbd", Export: "the, export", Socket: filepath.Join(t.TempDir(), "nbd.sock")}}
+			return primitives.Mapping{
+				Form: primitives.FormNetwork, Access: primitives.ReadWrite, Size: n,
+				Network: &primitives.NetworkMap{Protocol: "nbd", Export: "the, export", Socket: filepath.Join(t.TempDir(), "nbd.sock")},
+			}
 		}},
 	}
 }

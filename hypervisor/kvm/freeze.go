@@ -86,7 +86,7 @@ func (a *Adapter) thaw(ctx context.Context, d hypervisor.DomainID) error {
 			return nil // it ended, and the freeze with it
 		}
 		if wait(ctx, thawPause); ctx.Err() != nil {
-			a.log.Error("thaw failed", "domain", d, "err", err)
+			a.log.ErrorContext(ctx, "thaw failed", "domain", d, "err", err)
 			return err
 		}
 	}

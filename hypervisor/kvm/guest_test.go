@@ -6,6 +6,7 @@ package kvm_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,9 +59,11 @@ func newHost(t *testing.T) *host {
 			t.Error(err)
 		}
 	})
-	h := &host{root: root,
-		on:  guest.Domain{Name: "on", UUID: onID, Image: image, Dir: root.Dir},
-		off: guest.Domain{Name: "off", UUID: offID, Image: image, Dir: root.Dir}}
+	h := &host{
+		root: root,
+		on:   guest.Domain{Name: "on", UUID: onID, Image: image, Dir: root.Dir},
+		off:  guest.Domain{Name: "off", UUID: offID, Image: image, Dir: root.Dir},
+	}
 	for d, start := range map[guest.Domain]bool{h.on: true, h.off: false} {
 		if err := root.Define(d, start); err != nil {
 			t.Fatal(err)
@@ -110,7 +113,7 @@ func (h *host) awaitAgent(t *testing.T, a *kvm.Adapter) {
 			}
 		}
 	})
-	if context.Cause(ctx) != context.Canceled {
+	if !errors.Is(context.Cause(ctx), context.Canceled) {
 		t.Fatal("the guest agent did not come up")
 	}
 }
@@ -214,7 +217,7 @@ func (h *host) nbdServerRestarts(t *testing.T) {
 	a := h.open(t)
 	t.Cleanup(func() { a.Close() })
 	file := rawFile(t, "nbd.img", 16<<20).File.Path
-	socket := filepath.Join(shortDir(t), "s")
+	socket := filepath.Join(h.shortDir(t), "s")
 	server := serveNBD(t, file, socket, "e")
 	m := nbdMapping(primitives.NetworkMap{Export: "e", Socket: socket})
 	r := hypervisor.AttachRequest{Domain: onID, Disk: "restarted", Mapping: m}
@@ -290,7 +293,7 @@ func (h *host) contract(t *testing.T) {
 		Off:       offID,
 		Guest:     inside{h.shell},
 		Boot:      h.boot,
-		Storages:  realStorages(),
+		Storages:  h.realStorages(),
 		NamedFile: rawFile,
 		Buses:     []string{"scsi"},
 		Deafen:    h.suspend,
@@ -332,8 +335,10 @@ func rawFile(t *testing.T, name string, size int64) primitives.Mapping {
 	if err := os.Truncate(path, size); err != nil {
 		t.Fatal(err)
 	}
-	return primitives.Mapping{Form: primitives.FormFile, Access: primitives.ReadWrite, Size: size, Discard: true,
-		File: &primitives.FileMap{Path: path, Format: primitives.FormatRaw}}
+	return primitives.Mapping{
+		Form: primitives.FormFile, Access: primitives.ReadWrite, Size: size, Discard: true,
+		File: &primitives.FileMap{Path: path, Format: primitives.FormatRaw},
+	}
 }
 
 // overlay makes a qcow2 file upon a file.
@@ -341,8 +346,10 @@ func overlay(t *testing.T, m primitives.Mapping) primitives.Mapping {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "overlay.qcow2")
 	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", m.File.Path, "-F", string(m.File.Format), path)
-	m.File = &primitives.FileMap{Path: path, Format: primitives.FormatQcow2,
-		Backing: append([]primitives.FileMap{{Path: m.File.Path, Format: m.File.Format}}, m.File.Backing...)}
+	m.File = &primitives.FileMap{
+		Path: path, Format: primitives.FormatQcow2,
+		Backing: append([]primitives.FileMap{{Path: m.File.Path, Format: m.File.Format}}, m.File.Backing...),
+	}
 	return m
 }
 
@@ -355,7 +362,7 @@ func run(t *testing.T, name string, args ...string) string {
 	return strings.TrimSpace(string(res.Stdout))
 }
 
-func realStorages() []hypervisortest.Storage {
+func (h *host) realStorages() []hypervisortest.Storage {
 	growFile := func(t *testing.T, m primitives.Mapping, size int64) primitives.Mapping {
 		t.Helper()
 		if err := os.Truncate(m.File.Path, size); err != nil {
@@ -365,8 +372,10 @@ func realStorages() []hypervisortest.Storage {
 		return m
 	}
 	return []hypervisortest.Storage{
-		{Name: "raw file", New: func(t *testing.T, n int64) primitives.Mapping { return rawFile(t, "disk.img", n) },
-			Grow: growFile, Overlay: overlay},
+		{
+			Name: "raw file", New: func(t *testing.T, n int64) primitives.Mapping { return rawFile(t, "disk.img", n) },
+			Grow: growFile, Overlay: overlay,
+		},
 		{Name: "raw file, direct", New: func(t *testing.T, n int64) primitives.Mapping {
 			m := rawFile(t, "direct.img", n)
 			m.Direct, m.Logical, m.Physical = true, 512, 4096
@@ -379,7 +388,7 @@ func realStorages() []hypervisortest.Storage {
 			return m
 		}, Overlay: overlay},
 		{Name: "block", New: loopDevice, Grow: growLoop},
-		{Name: "nbd", New: nbdExport},
+		{Name: "nbd", New: h.nbdExport},
 	}
 }
 
@@ -393,8 +402,10 @@ func loopDevice(t *testing.T, size int64) primitives.Mapping {
 			t.Error(err)
 		}
 	})
-	return primitives.Mapping{Form: primitives.FormBlock, Access: primitives.ReadWrite, Size: size, Direct: true,
-		Block: &primitives.BlockMap{Path: dev}}
+	return primitives.Mapping{
+		Form: primitives.FormBlock, Access: primitives.ReadWrite, Size: size, Direct: true,
+		Block: &primitives.BlockMap{Path: dev},
+	}
 }
 
 func growLoop(t *testing.T, m primitives.Mapping, size int64) primitives.Mapping {
@@ -409,9 +420,9 @@ func growLoop(t *testing.T, m primitives.Mapping, size int64) primitives.Mapping
 }
 
 // nbdExport serves a file over a unix socket.
-func nbdExport(t *testing.T, size int64) primitives.Mapping {
+func (h *host) nbdExport(t *testing.T, size int64) primitives.Mapping {
 	t.Helper()
-	socket, export := filepath.Join(shortDir(t), "s"), "tenon, disk"
+	socket, export := filepath.Join(h.shortDir(t), "s"), "tenon, disk"
 	serveNBD(t, rawFile(t, "nbd.img", size).File.Path, socket, export)
 	m := nbdMapping(primitives.NetworkMap{Export: export, Socket: socket})
 	m.Size = size
@@ -419,9 +430,9 @@ func nbdExport(t *testing.T, size int64) primitives.Mapping {
 }
 
 // shortDir makes a folder with a short path, for unix sockets.
-func shortDir(t *testing.T) string {
+func (h *host) shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "nbd")
+	dir, err := os.MkdirTemp(h.root.Dir, "nbd")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -432,7 +443,8 @@ func shortDir(t *testing.T) string {
 func serveNBD(t *testing.T, file, socket, export string) *command.Process {
 	t.Helper()
 	server, err := command.Start(t.Context(), command.Cmd{Path: "qemu-nbd", Args: []string{
-		"--persistent", "--shared=4", "--format=raw", "--socket=" + socket, "--export-name=" + export, file}},
+		"--persistent", "--shared=4", "--format=raw", "--socket=" + socket, "--export-name=" + export, file,
+	}},
 		command.StartOptions{Pdeathsig: unix.SIGKILL})
 	if err != nil {
 		t.Fatal(err)

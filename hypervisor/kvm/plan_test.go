@@ -19,8 +19,10 @@ import (
 )
 
 func fileMapping(path string, format primitives.Format, backing ...primitives.FileMap) primitives.Mapping {
-	return primitives.Mapping{Form: primitives.FormFile, Access: primitives.ReadWrite,
-		File: &primitives.FileMap{Path: path, Format: format, Backing: backing}}
+	return primitives.Mapping{
+		Form: primitives.FormFile, Access: primitives.ReadWrite,
+		File: &primitives.FileMap{Path: path, Format: format, Backing: backing},
+	}
 }
 
 func nbdMapping(n primitives.NetworkMap) primitives.Mapping {
@@ -31,8 +33,10 @@ func nbdMapping(n primitives.NetworkMap) primitives.Mapping {
 // The XML is spelt out, because a tag that is wrong by one letter is dropped in
 // silence, and libvirt then probes, guesses or lower-cases (C3.23).
 func TestDiskXMLSaysEverythingThatLibvirtWouldGuess(t *testing.T) {
-	block := primitives.Mapping{Form: primitives.FormBlock, Access: primitives.ReadWrite, Direct: true, Discard: true, Logical: 512, Physical: 4096,
-		Block: &primitives.BlockMap{Path: "/dev/disk/by-id/wwn-0xABC"}}
+	block := primitives.Mapping{
+		Form: primitives.FormBlock, Access: primitives.ReadWrite, Direct: true, Discard: true, Logical: 512, Physical: 4096,
+		Block: &primitives.BlockMap{Path: "/dev/disk/by-id/wwn-0xABC"},
+	}
 	readOnly := fileMapping("/srv/A b,c.img", "raw")
 	readOnly.Access = primitives.ReadOnly
 	const driver = `<driver name="qemu" type="%s" error_policy="stop" rerror_policy="stop"></driver>`
@@ -44,22 +48,32 @@ func TestDiskXMLSaysEverythingThatLibvirtWouldGuess(t *testing.T) {
 		m    primitives.Mapping
 		want string
 	}{
-		"a block device with direct I/O and discard": {block,
+		"a block device with direct I/O and discard": {
+			block,
 			`<disk type="block" device="disk"><driver name="qemu" type="raw" cache="none" error_policy="stop" rerror_policy="stop" io="native" discard="unmap"></driver>` +
 				`<source dev="/dev/disk/by-id/wwn-0xABC"></source><backingStore></backingStore>` +
-				`<blockio logical_block_size="512" physical_block_size="4096"></blockio>` + tail("")},
-		"a raw file to read": {readOnly,
-			`<disk type="file" device="disk">` + driverOf("raw") + `<source file="/srv/A b,c.img"></source><backingStore></backingStore>` + tail("<readonly></readonly>")},
-		"a chain down to its end": {fileMapping("/c", "qcow2", primitives.FileMap{Path: "/b", Format: "qcow2"}, primitives.FileMap{Path: "/a", Format: "raw"}),
+				`<blockio logical_block_size="512" physical_block_size="4096"></blockio>` + tail(""),
+		},
+		"a raw file to read": {
+			readOnly,
+			`<disk type="file" device="disk">` + driverOf("raw") + `<source file="/srv/A b,c.img"></source><backingStore></backingStore>` + tail("<readonly></readonly>"),
+		},
+		"a chain down to its end": {
+			fileMapping("/c", "qcow2", primitives.FileMap{Path: "/b", Format: "qcow2"}, primitives.FileMap{Path: "/a", Format: "raw"}),
 			`<disk type="file" device="disk">` + driverOf("qcow2") + `<source file="/c"></source>` +
 				`<backingStore type="file"><format type="qcow2"></format><source file="/b"></source>` +
-				`<backingStore type="file"><format type="raw"></format><source file="/a"></source><backingStore></backingStore></backingStore></backingStore>` + tail("")},
-		"NBD over a unix socket": {nbdMapping(primitives.NetworkMap{Export: "e x", Socket: "/run/S"}),
+				`<backingStore type="file"><format type="raw"></format><source file="/a"></source><backingStore></backingStore></backingStore></backingStore>` + tail(""),
+		},
+		"NBD over a unix socket": {
+			nbdMapping(primitives.NetworkMap{Export: "e x", Socket: "/run/S"}),
 			`<disk type="network" device="disk">` + driverOf("raw") + `<source protocol="nbd" name="e x"><host transport="unix" socket="/run/S"></host><reconnect delay="300"></reconnect></source>` +
-				`<backingStore></backingStore>` + tail("")},
-		"NBD over TCP": {nbdMapping(primitives.NetworkMap{Export: "e", Hosts: []string{"[fd00::1]:10809"}}),
+				`<backingStore></backingStore>` + tail(""),
+		},
+		"NBD over TCP": {
+			nbdMapping(primitives.NetworkMap{Export: "e", Hosts: []string{"[fd00::1]:10809"}}),
 			`<disk type="network" device="disk">` + driverOf("raw") + `<source protocol="nbd" name="e"><host name="fd00::1" port="10809"></host><reconnect delay="300"></reconnect></source>` +
-				`<backingStore></backingStore>` + tail("")},
+				`<backingStore></backingStore>` + tail(""),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := kvm.DiskXML("d-1", "ua-tenon-d-1_x", c.m, "virtio", "vdb").Marshal()

@@ -66,7 +66,8 @@ func (r *removals) event(e virt.Event) {
 	defer r.mu.Unlock()
 	key := removalKey{hypervisor.DomainID(e.Domain), e.Device}
 	for k, me := range r.all {
-		if k != key && !(e.Kind == virt.Changed && (e.Domain == "" || k.domain == key.domain)) {
+		concerns := k == key || e.Kind == virt.Changed && (e.Domain == "" || k.domain == key.domain)
+		if !concerns {
 			continue
 		}
 		if e.Kind == virt.RemovalFailed {

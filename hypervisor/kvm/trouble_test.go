@@ -445,8 +445,10 @@ func TestAnOverlayThatIsThereAlreadyIsNotOverwritten(t *testing.T) {
 
 func TestDisksThatAreNoFilesNeedAFolderForOverlays(t *testing.T) {
 	l := newFake(t)
-	r := hypervisor.AttachRequest{Domain: onID, Disk: "d", Mapping: primitives.Mapping{Form: primitives.FormBlock, Access: primitives.ReadWrite,
-		Block: &primitives.BlockMap{Path: "/dev/x"}}}
+	r := hypervisor.AttachRequest{Domain: onID, Disk: "d", Mapping: primitives.Mapping{
+		Form: primitives.FormBlock, Access: primitives.ReadWrite,
+		Block: &primitives.BlockMap{Path: "/dev/x"},
+	}}
 	without, dir := newAdapter(t, l, kvm.Options{}), t.TempDir()
 	if _, err := without.Attach(t.Context(), r); err != nil {
 		t.Fatal(err)

@@ -169,8 +169,10 @@ func (c *Conn) BlockCommit(uuid, target string) error {
 		if disk.BackingStore == nil || disk.BackingStore.Source == nil {
 			return virt.Errorf(virt.CodeOperationInvalid, "top '%s' in chain for '%s' has no backing file", pathOf(disk), target)
 		}
-		disk.Mirror = &libvirtxml.DomainDiskMirror{Job: "active-commit", Ready: "yes",
-			Format: disk.BackingStore.Format, Source: disk.BackingStore.Source}
+		disk.Mirror = &libvirtxml.DomainDiskMirror{
+			Job: "active-commit", Ready: "yes",
+			Format: disk.BackingStore.Format, Source: disk.BackingStore.Source,
+		}
 		c.l.tell(d, virt.Event{Kind: virt.Changed})
 		return nil
 	})

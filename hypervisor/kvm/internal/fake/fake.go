@@ -120,8 +120,10 @@ func (l *Libvirt) Define(text string, start bool) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	d := &domain{uuid: x.UUID, name: x.Name, config: &x, run: virt.Off, held: make(chan struct{}, 1),
-		capacity: map[string]int64{}, leaving: map[string]bool{}, failures: map[string]error{}}
+	d := &domain{
+		uuid: x.UUID, name: x.Name, config: &x, run: virt.Off, held: make(chan struct{}, 1),
+		capacity: map[string]int64{}, leaving: map[string]bool{}, failures: map[string]error{},
+	}
 	d.held <- struct{}{}
 	l.domains[x.UUID] = d
 	if start {
