@@ -18,7 +18,8 @@ import (
 
 // Domains lists every domain, in order of name.
 func (a *Adapter) Domains(ctx context.Context) ([]hypervisor.Domain, error) {
-	views, err := call(ctx, a, ask{what: "list domains"}, listViews)
+	views, err := call(ctx, a, ask{what: "list domains"},
+		func(c virt.Conn) ([]view, error) { return listViews(c, &a.readings) })
 	if err != nil {
 		return nil, err
 	}
@@ -71,19 +72,19 @@ func (a *Adapter) look(ctx context.Context, d hypervisor.DomainID) (view, error)
 		if err != nil {
 			return view{}, err
 		}
-		return readView(c, state)
+		return readView(c, state, &a.readings)
 	})
 }
 
 // listViews reads all domains; one that goes away meanwhile is left out.
-func listViews(c virt.Conn) ([]view, error) {
+func listViews(c virt.Conn, read *readings) ([]view, error) {
 	all, err := c.Domains()
 	if err != nil {
 		return nil, err
 	}
 	var out []view
 	for _, d := range all {
-		v, err := readView(c, d)
+		v, err := readView(c, d, read)
 		if e, ok := errors.AsType[*virt.Error](err); ok && e.Code == virt.CodeNoDomain {
 			continue
 		}
@@ -96,10 +97,10 @@ func listViews(c virt.Conn) ([]view, error) {
 }
 
 // readView reads both halves of a domain. None of it waits for QEMU.
-func readView(c virt.Conn, d virt.Domain) (view, error) {
+func readView(c virt.Conn, d virt.Domain, read *readings) (view, error) {
 	v := view{Domain: d}
 	if d.Run != virt.Off && d.Run != virt.Crashed {
-		live, err := readHalf(c, d.UUID, virt.Live)
+		live, err := readHalf(c, d.UUID, virt.Live, read)
 		if err != nil {
 			return view{}, err
 		}
@@ -110,7 +111,7 @@ func readView(c virt.Conn, d virt.Domain) (view, error) {
 		}
 	}
 	if d.Persistent {
-		config, err := readHalf(c, d.UUID, virt.Config)
+		config, err := readHalf(c, d.UUID, virt.Config, read)
 		if err != nil {
 			return view{}, err
 		}
@@ -119,14 +120,18 @@ func readView(c virt.Conn, d virt.Domain) (view, error) {
 	return v, nil
 }
 
-func readHalf(c virt.Conn, uuid string, half virt.Half) (*libvirtxml.Domain, error) {
+func readHalf(c virt.Conn, uuid string, half virt.Half, read *readings) (*libvirtxml.Domain, error) {
 	text, err := c.XML(uuid, half)
 	if err != nil {
 		return nil, err
+	}
+	if d := read.get(uuid, half, text); d != nil {
+		return d, nil
 	}
 	var d libvirtxml.Domain
 	if err := d.Unmarshal(text); err != nil {
 		return nil, primitives.Errorf(primitives.CodeInternal, "read the XML of domain %s: %w", uuid, err)
 	}
+	read.put(uuid, half, text, &d)
 	return &d, nil
 }

@@ -74,6 +74,7 @@ type Adapter struct {
 	locks       keylock.Set
 	removals    removals
 	watchers    watchers
+	readings    readings
 }
 
 var _ hypervisor.Adapter = (*Adapter)(nil)
