@@ -5,17 +5,9 @@
 package main
 
 import (
-	"context"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/tenon-storage/tenon/cmd/tenonctl/cli"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal ends the waiting in good order; a second one kills.
-	context.AfterFunc(ctx, stop)
-	os.Exit(cli.Run(ctx, cli.FromOS(), os.Args[1:]))
-}
+func main() { os.Exit(cli.Main()) }

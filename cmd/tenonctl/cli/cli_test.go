@@ -26,7 +26,7 @@ var update = flag.Bool("update", false, "write the expected output anew")
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"tenonctl": func() { os.Exit(cli.Run(context.Background(), cli.FromOS(), os.Args[1:])) },
+		"tenonctl": func() { os.Exit(cli.Main()) },
 	})
 }
 

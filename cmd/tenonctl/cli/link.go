@@ -28,6 +28,10 @@ const maxMessage = 16 << 20
 // reconnect is how often a daemon that went away is tried again.
 var reconnect = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, MaxDelay: time.Second}
 
+// connectTime bounds one attempt to connect. Without it gRPC gives up after the
+// first pause of the backoff, which a busy host exceeds.
+const connectTime = 10 * time.Second
+
 // link is the connection to tenond, made when it is first needed.
 type link struct {
 	mu      sync.Mutex // guards what follows
@@ -45,7 +49,7 @@ func (a *app) conn() (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///tenond",
 		grpc.WithContextDialer(a.dial),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: connectTime}),
 		grpc.WithUnaryInterceptor(patientUnary),
 		grpc.WithStreamInterceptor(patientStream),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
@@ -124,6 +128,7 @@ func (a *app) explain(f *tenonv1.Failure) *tenonv1.Failure {
 }
 
 func (a *app) unreachable(f *tenonv1.Failure, dialErr error) *tenonv1.Failure {
+	told := f.GetMessage()
 	f.Message = "tenond cannot be reached at " + a.socket
 	f.Try = "see whether it runs with systemctl status tenond; another socket is named with --socket"
 	cause := syscall.Errno(0)
@@ -132,11 +137,14 @@ func (a *app) unreachable(f *tenonv1.Failure, dialErr error) *tenonv1.Failure {
 		f.Try = "run tenonctl as root, or as a member of the group that the configuration of tenond names"
 		cause = syscall.EACCES
 	case errors.As(dialErr, &cause):
-	case dialErr == nil && strings.Contains(f.GetMessage(), "error reading server preface"):
+	case dialErr == nil && strings.Contains(told, "error reading server preface"):
 		f.Try = "run tenonctl as root, or as a member of the group that the configuration of tenond names"
 	}
-	if cause != 0 {
+	switch {
+	case cause != 0:
 		f.Message += ": " + cause.Error()
+	case dialErr == nil:
+		f.Message += ": " + told
 	}
 	return f
 }

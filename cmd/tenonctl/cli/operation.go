@@ -213,7 +213,7 @@ func (n *news) worth(op *tenonv1.Operation) bool {
 
 // printChange writes one change, in a form in which many can follow each other.
 func (a *app) printChange(op *tenonv1.Operation) error {
-	text := ""
+	var text string
 	var err error
 	switch a.output {
 	case "json":

@@ -54,9 +54,9 @@ func (s Style) Device(d *tenonv1.Device) string {
 
 // capabilities says what a device can do, one line for each question that an
 // administrator has.
-func (sh *sheet) capabilities(c *tenonv1.Capabilities) {
-	sh.add("formats", or(strings.Join(c.GetFormats(), ", ")))
-	sh.add("attach as", or(strings.Join(c.GetForms(), ", ")))
+func (s *sheet) capabilities(c *tenonv1.Capabilities) {
+	s.add("formats", or(strings.Join(c.GetFormats(), ", ")))
+	s.add("attach as", or(strings.Join(c.GetForms(), ", ")))
 	snapshots := "no"
 	if c.GetSnapshot() {
 		snapshots = "in use: " + word(c.GetSnapshotLive())
@@ -64,9 +64,9 @@ func (sh *sheet) capabilities(c *tenonv1.Capabilities) {
 			snapshots += "; several volumes at once"
 		}
 	}
-	sh.add("snapshots", snapshots)
-	sh.add("revert", word(c.GetRevert()))
-	sh.add("delink with snapshots", word(c.GetDeleteWithSnapshots()))
+	s.add("snapshots", snapshots)
+	s.add("revert", word(c.GetRevert()))
+	s.add("delink with snapshots", word(c.GetDeleteWithSnapshots()))
 	resize := "no"
 	if c.GetResize() {
 		resize = "grow"
@@ -77,18 +77,18 @@ func (sh *sheet) capabilities(c *tenonv1.Capabilities) {
 			resize += ", while in use"
 		}
 	}
-	sh.add("resize", resize)
+	s.add("resize", resize)
 	clone := "shares data with its source"
 	if c.GetCloneIsCopy() {
 		clone = "copies its source"
 	}
-	sh.add("clone", clone)
-	sh.add("thin", yes(c.GetThinProvisioned()))
-	sh.add("delta", yes(c.GetDelta()))
-	sh.add("import", yes(c.GetImport()))
-	sh.add("shared across hosts", yes(c.GetSharedAcrossHosts()))
-	sh.add("erase", or(strings.Join(c.GetErase(), ", ")))
-	sh.addIf("copies by itself to", strings.Join(c.GetCopyPeers(), ", "))
+	s.add("clone", clone)
+	s.add("thin", yes(c.GetThinProvisioned()))
+	s.add("delta", yes(c.GetDelta()))
+	s.add("import", yes(c.GetImport()))
+	s.add("shared across hosts", yes(c.GetSharedAcrossHosts()))
+	s.add("erase", or(strings.Join(c.GetErase(), ", ")))
+	s.addIf("copies by itself to", strings.Join(c.GetCopyPeers(), ", "))
 }
 
 // Checks shows what a check of a device found.

@@ -33,8 +33,12 @@ func Domain(d *tenonv1.Domain, disks []*tenonv1.Disk) string {
 		is   bool
 		what string
 	}{
-		{c.GetAttachLive(), "attach"}, {c.GetDetachLive(), "detach"}, {c.GetResizeLive(), "resize"},
-		{c.GetFreeze(), "freeze"}, {c.GetSwitch(), "switch"}, {c.GetSnapshot(), "hypervisor snapshot"},
+		{c.GetAttachLive(), "attach"},
+		{c.GetDetachLive(), "detach"},
+		{c.GetResizeLive(), "resize"},
+		{c.GetFreeze(), "freeze"},
+		{c.GetSwitch(), "switch"},
+		{c.GetSnapshot(), "hypervisor snapshot"},
 	} {
 		if each.is {
 			can = append(can, each.what)
