@@ -21,7 +21,7 @@ func FailureOf(f *operation.Failure) *tenonv1.Failure { return failureOf(f) }
 
 // Guarded returns a server with the interceptors and nothing to serve.
 func Guarded(log *slog.Logger, o ...grpc.ServerOption) *grpc.Server {
-	return grpc.NewServer(append(guarded(log, context.Background()), o...)...)
+	return grpc.NewServer(append(guarded(context.Background(), log), o...)...)
 }
 
 // Loggable is a message as the log shows it.

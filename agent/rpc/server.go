@@ -61,7 +61,7 @@ func New(r Rooms, log *slog.Logger) *Server {
 func (s *Server) Serve(ctx context.Context, l *Listener) error {
 	stopping, stop := context.WithCancel(context.Background())
 	defer stop()
-	server := grpc.NewServer(append(guarded(s.log, stopping), grpc.Creds(l.peers))...)
+	server := grpc.NewServer(append(guarded(stopping, s.log), grpc.Creds(l.peers))...)
 	checks := s.register(server)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
@@ -105,7 +105,7 @@ func (s *Server) register(server *grpc.Server) *health.Server {
 
 // guarded are the options that every server of the API has. Calls that only wait
 // end when stopping does.
-func guarded(log *slog.Logger, stopping context.Context) []grpc.ServerOption {
+func guarded(stopping context.Context, log *slog.Logger) []grpc.ServerOption {
 	g := guard{log: log, stopping: stopping}
 	return []grpc.ServerOption{
 		grpc.UnaryInterceptor(g.unary),
