@@ -6,6 +6,7 @@ package kvm_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -432,8 +433,8 @@ func (h *host) nbdExport(t *testing.T, size int64) primitives.Mapping {
 // shortDir makes a folder with a short path, for unix sockets.
 func (h *host) shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp(h.root.Dir, "nbd")
-	if err != nil {
+	dir := filepath.Join(h.root.Dir, rand.Text()[:6])
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
