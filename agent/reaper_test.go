@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package crash_test kills the agent at every point of every kind of operation,
-// starts it again over the same storage and the same domains, and looks whether
-// the operation went on or was taken back, with nothing lost and nothing
-// orphaned.
-package crash_test
+package agent_test
 
 import (
 	"context"
