@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+// Planning is looked at from outside by its table test.
+type (
+	Planned = group
+	Subject = subject
+)
+
+const (
+	Direct = direct
+	Remap  = remap
+)
+
+// Plan is plan, LevelOf is level.
+func Plan(s []Subject) []Planned     { return plan(s) }
+func LevelOf(groups []Planned) Level { return level(groups) }
