@@ -23,6 +23,7 @@ help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build tenond and tenonctl into build/
+	@test/install-packages.sh
 	$(GO) build -tags $(TAGS) -trimpath -o build/ ./cmd/tenond ./cmd/tenonctl
 
 generate: ## Make Go of the protocol buffers in api/

@@ -14,6 +14,8 @@ import (
 type Mutant struct {
 	Bug  string // what is wrong
 	Bend func(drv primitives.Driver) primitives.Driver
+
+	near []check // what should catch it, tried first
 }
 
 // Bent returns a harness whose driver has m's bug.
@@ -23,6 +25,7 @@ func (h Harness) Bent(m Mutant) Harness {
 		return s
 	}
 	bent := h
+	bent.first = m.near
 	bent.New = func(t testing.TB) Store { return bend(h.New(t)) }
 	if h.NewSmall != nil {
 		bent.NewSmall = func(t testing.TB, capacity int64) Store { return bend(h.NewSmall(t, capacity)) }

@@ -41,6 +41,8 @@ type Harness struct {
 	// Many is how many volumes the check makes that looks one up among many;
 	// 0: 200.
 	Many int
+
+	first []check // tried before the others by Try
 }
 
 // Variant is one kind of volume, in one kind of store.

@@ -14,7 +14,27 @@ import (
 // are one slip away. A suite that does not catch each of them is not worth much.
 // The driver that is bent must offer snapshots, resize, delta and map.
 func Mutants() []Mutant {
-	return slices.Concat(objectMutants, writeMutants, listMutants, removeMutants, cloneMutants, snapshotMutants, deltaMutants, mapMutants, lifeMutants)
+	var all []Mutant
+	for _, topic := range []struct {
+		mutants []Mutant
+		near    []check
+	}{
+		{objectMutants, slices.Concat(capChecks, propChecks, delinkChecks, listChecks)},
+		{writeMutants, slices.Concat(createChecks, readChecks, listChecks)},
+		{listMutants, listChecks},
+		{removeMutants, delinkChecks},
+		{cloneMutants, slices.Concat(cloneChecks, copyChecks)},
+		{snapshotMutants, slices.Concat(snapshotChecks, liveChecks, resizeChecks, readChecks)},
+		{deltaMutants, deltaChecks},
+		{mapMutants, slices.Concat(resizeChecks, mapChecks)},
+		{lifeMutants, slices.Concat(errorChecks, createChecks, propChecks)},
+	} {
+		for _, m := range topic.mutants {
+			m.near = topic.near
+			all = append(all, m)
+		}
+	}
+	return all
 }
 
 // Unbent is the mutant without a bug, which a sound driver passes the suite in.

@@ -120,10 +120,11 @@ type span struct{ off, n int64 }
 // data returns the blocks of m that are not all zero, neighbours joined.
 func (m image) data() []span {
 	const block = 4096
+	zeros := make([]byte, block)
 	var spans []span
 	for off := int64(0); off < m.size(); off += block {
 		n := min(block, m.size()-off)
-		if len(bytes.Trim(m[off:off+n], "\x00")) == 0 {
+		if bytes.Equal(m[off:off+n], zeros[:n]) {
 			continue
 		}
 		if last := len(spans) - 1; last >= 0 && spans[last].off+spans[last].n == off {

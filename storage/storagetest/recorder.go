@@ -186,15 +186,16 @@ type Outcome struct {
 func Try(t testing.TB, h Harness) Outcome {
 	t.Helper()
 	var out Outcome
-	for _, v := range h.variants() {
-		var p profile
-		left := new(leftOut)
-		r := record(t, func(r *recorder) { p = examine(r, h, v) })
+	profiles := make([]profile, len(h.variants()))
+	for i, v := range h.variants() {
+		r := record(t, func(r *recorder) { profiles[i] = examine(r, h, v) })
 		if r.Failed() {
 			return out.failed(v, check{name: "opening a store and making a volume"}, r)
 		}
-		for _, k := range cheapFirst() {
-			r := record(t, func(r *recorder) { newC(r, h, v, p, left, k).perform(k) })
+	}
+	for _, k := range h.soonest() {
+		for i, v := range h.variants() {
+			r := record(t, func(r *recorder) { newC(r, h, v, profiles[i], new(leftOut), k).perform(k) })
 			switch {
 			case r.Failed():
 				return out.failed(v, k, r)
@@ -209,18 +210,25 @@ func Try(t testing.TB, h Harness) Outcome {
 	return out
 }
 
-// cheapFirst returns the checks in an order that soon finds a failure.
-func cheapFirst() []check {
-	all := checks()
-	slices.SortStableFunc(all, func(a, b check) int {
-		switch {
-		case a.costly == b.costly:
-			return 0
-		case b.costly:
-			return -1
+// soonest returns all checks in an order that soon finds a failure: those that
+// are likely to before the others, the cheap before the costly.
+func (h Harness) soonest() []check {
+	likely := map[string]bool{}
+	for _, k := range h.first {
+		likely[k.String()] = true
+	}
+	rank := func(k check) int {
+		n := 0
+		if k.costly {
+			n++
 		}
-		return 1
-	})
+		if !likely[k.String()] {
+			n += 2
+		}
+		return n
+	}
+	all := checks()
+	slices.SortStableFunc(all, func(a, b check) int { return rank(a) - rank(b) })
 	return all
 }
 
