@@ -5,6 +5,7 @@ package agent_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -38,6 +39,8 @@ type world struct {
 	host   *fake.Host
 	domain hypervisor.DomainID
 	folder string
+	boot   string
+	hasty  bool // devices get little time to open
 }
 
 func newWorld(t *testing.T) *world {
@@ -47,7 +50,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(folder) })
-	w := &world{mem: mem.New(), host: fake.NewHost(), folder: folder}
+	w := &world{mem: mem.New(), host: fake.NewHost(), folder: folder, boot: "first boot"}
 	w.domain = w.host.Add("guest", fake.Options{})
 	if err := os.Mkdir(filepath.Join(folder, "images"), 0o700); err != nil {
 		t.Fatal(err)
@@ -91,9 +94,14 @@ func boot(t *testing.T, w *world, n int) *house {
 		t.Fatal(err)
 	}
 	h.engine = operation.New(h.journal, operation.Options{})
+	var openTime time.Duration
+	if w.hasty {
+		openTime = 200 * time.Millisecond
+	}
 	h.devices, err = device.New(h.journal, h.engine, drivers, device.Options{
+		OpenTime: openTime,
 		StateDir: filepath.Join(w.folder, "state"),
-		Host:     primitives.HostInfo{ID: h.journal.HostID(), BootID: "boot", RunDir: filepath.Join(w.folder, "run")},
+		Host:     primitives.HostInfo{ID: h.journal.HostID(), BootID: w.boot, RunDir: filepath.Join(w.folder, "run")},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +116,7 @@ func boot(t *testing.T, w *world, n int) *house {
 	}
 	h.devices.Start()
 	for _, name := range h.devices.Names() {
-		if _, err := h.devices.Await(t.Context(), name); err != nil {
+		if _, err := h.devices.Await(t.Context(), name); err != nil && !errors.Is(err, primitives.CodeUnavailable) {
 			t.Fatal(err)
 		}
 	}
@@ -461,4 +469,55 @@ func (h *house) soundFiles(tombstones int) {
 	if secrets != 0 {
 		h.t.Error(fmt.Sprint(secrets, " files with secrets belong to no device"))
 	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mkdir(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// empty fails unless there is nothing in the folder.
+func empty(t *testing.T, path string) {
+	t.Helper()
+	entries, err := os.ReadDir(path)
+	if err != nil || len(entries) > 0 {
+		t.Fatalf("%s holds %v, %v; want nothing", path, entries, err)
+	}
+}
+
+// filesHolding returns the files below folder that hold one of the texts.
+func filesHolding(t *testing.T, folder string, texts ...string) (paths []string) {
+	t.Helper()
+	err := filepath.WalkDir(folder, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		for _, text := range texts {
+			if bytes.Contains(data, []byte(text)) || bytes.Contains(data, []byte(base64.StdEncoding.EncodeToString([]byte(text)))) {
+				paths = append(paths, path)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
 }
