@@ -23,8 +23,14 @@ func (c *C) must(err error, format string, args ...any) {
 }
 
 // refused reports a call that succeeded or that failed otherwise than with one
-// of the codes, and returns the error as the contract's type.
-func (c *C) refused(err error, what string, codes ...primitives.Code) *primitives.Error {
+// of the codes.
+func (c *C) refused(err error, what string, codes ...primitives.Code) {
+	c.Helper()
+	_ = c.refusal(err, what, codes...)
+}
+
+// refusal is refused for those who look into the error.
+func (c *C) refusal(err error, what string, codes ...primitives.Code) *primitives.Error {
 	c.Helper()
 	if err == nil {
 		c.Errorf("%s succeeded, want %v", what, codes)

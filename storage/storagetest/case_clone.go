@@ -165,7 +165,7 @@ func dependentClone(c *C) {
 		err = b.Destroy(c.ctx, dead, primitives.DestroyRequest{Op: c.op()})
 	}
 	if needed {
-		c.blocked(c.refused(err, "destroy of the source of a dependent clone", primitives.CodeDependents), "dst")
+		c.blocked(c.refusal(err, "destroy of the source of a dependent clone", primitives.CodeDependents), "dst")
 	} else {
 		c.must(err, "destroy of a source without dependents")
 	}

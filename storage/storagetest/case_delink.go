@@ -141,7 +141,7 @@ func mappedIsNotDelinked(c *C) {
 		m := c.mapped(b, c.u("vol"), access, "guest")
 		for range 2 {
 			_, err := b.Delink(c.ctx, c.u("vol"), primitives.DelinkRequest{Op: c.op()})
-			e := c.refused(err, "delink of a mapped volume", primitives.CodeInUse)
+			e := c.refusal(err, "delink of a mapped volume", primitives.CodeInUse)
 			if len(e.Blocked) == 0 {
 				c.Errorf("delink of a mapped volume names no blocker: %v", e)
 			}
@@ -281,7 +281,7 @@ func delinkWithSnapshots(c *C) {
 	dead, err := b.Delink(c.ctx, u, primitives.DelinkRequest{Op: c.op()})
 	switch policy := c.p.desc.Caps.DeleteWithSnaps; policy {
 	case primitives.DeleteRefusedWithSnapshots:
-		c.blocked(c.refused(err, "delink of a volume with a snapshot", primitives.CodeDependents), "snap")
+		c.blocked(c.refusal(err, "delink of a volume with a snapshot", primitives.CodeDependents), "snap")
 		c.holds(b, u, img)
 		c.holds(b, u.At("snap"), then)
 		c.remove(b, u.At("snap"))

@@ -310,7 +310,8 @@ func brokenStream(c *C) {
 	}
 	c.create(b, "vol", img)
 	request := func() primitives.DeltaRequest { return primitives.DeltaRequest{Op: c.op(), Target: u} }
-	for range b.Facets().Delta.Extents(c.ctx, request()) {
+	for _, err := range b.Facets().Delta.Extents(c.ctx, request()) {
+		c.must(err, "the first extent")
 		break
 	}
 	ctx, cancel := context.WithCancel(c.ctx)

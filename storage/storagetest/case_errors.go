@@ -112,7 +112,7 @@ func invalidIsNamed(c *C) {
 	c.create(b, "vol", c.blank())
 	named := func(err error, field, what string) {
 		c.Helper()
-		if e := c.refused(err, what, primitives.CodeInvalid); len(e.Problems) == 0 || e.Problems[0].Prop == "" || e.Problems[0].Message == "" {
+		if e := c.refusal(err, what, primitives.CodeInvalid); len(e.Problems) == 0 || e.Problems[0].Prop == "" || e.Problems[0].Message == "" {
 			c.Errorf("%s = %v, want a problem that names a field such as %q", what, e, field)
 		}
 	}

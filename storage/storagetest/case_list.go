@@ -31,8 +31,13 @@ var listChecks = []check{
 // Case 1.
 func emptyStoreListsNothing(c *C) {
 	b := c.open()
-	for _, kinds := range [][]primitives.Kind{nil, {primitives.KindVolume}, {primitives.KindSnapshot}, {primitives.KindTombstone},
-		{primitives.KindVolume, primitives.KindSnapshot, primitives.KindTombstone}} {
+	for _, kinds := range [][]primitives.Kind{
+		nil,
+		{primitives.KindVolume},
+		{primitives.KindSnapshot},
+		{primitives.KindTombstone},
+		{primitives.KindVolume, primitives.KindSnapshot, primitives.KindTombstone},
+	} {
 		page, err := b.List(c.ctx, primitives.ListRequest{Op: primitives.Op{Props: c.opProps()}, Kinds: kinds})
 		c.must(err, "list")
 		if len(page.Objects) != 0 || page.Next != "" {

@@ -366,7 +366,7 @@ func offlineOnly(c *C) {
 	c.create(b, "vol", c.full(c.seed()))
 	m := c.attached(b, c.u("vol"), primitives.ReadWrite, "guest")
 	_, err := b.Facets().Snapshots.Snapshot(c.ctx, []primitives.URI{c.u("vol")}, "snap", c.op())
-	if e := c.refused(err, "snapshot of a mapped volume", primitives.CodeInUse); len(e.Blocked) == 0 {
+	if e := c.refusal(err, "snapshot of a mapped volume", primitives.CodeInUse); len(e.Blocked) == 0 {
 		c.Errorf("snapshot of a mapped volume names no blocker: %v", e)
 	}
 	c.absent(b, c.u("vol").At("snap"))

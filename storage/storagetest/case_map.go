@@ -136,7 +136,7 @@ func (c *C) secondUse(a, b primitives.Backend, who string) {
 			if !got.Active {
 				c.Errorf("%s = inactive", what)
 			}
-		} else if e := c.refused(err, what, primitives.CodeInUse); len(e.Blocked) == 0 {
+		} else if e := c.refusal(err, what, primitives.CodeInUse); len(e.Blocked) == 0 {
 			c.Errorf("%s names no blocker: %v", what, e)
 		}
 		c.deactivate(a, m1)
@@ -173,7 +173,7 @@ func heldOpen(c *C) {
 	g := c.guest(m)
 	c.guestHolds(g, img)
 	err := b.Facets().Map.Unmap(c.ctx, m.ID, primitives.UnmapRequest{Op: c.op()})
-	if e := c.refused(err, "unmap of a mapping that is held open", primitives.CodeInUse); len(e.Blocked) == 0 {
+	if e := c.refusal(err, "unmap of a mapping that is held open", primitives.CodeInUse); len(e.Blocked) == 0 {
 		c.Errorf("unmap of a mapping that is held open names no blocker: %v", e)
 	}
 	c.refused(b.Facets().Map.Deactivate(c.ctx, m.ID, c.op()), "deactivate of a mapping that is held open", primitives.CodeInUse)
@@ -256,7 +256,7 @@ func guestOutlivesTheAgent(c *C) {
 	c.guestWrites(g, img, c.seed(), 0, 4096)
 	c.close(b)
 	c.guestWrites(g, img, c.seed(), 8192, 4096)
-	b = c.open()
+	c.open()
 	c.guestWrites(g, img, c.seed(), 16384, 4096)
 	b = c.crashAndReopen()
 	c.guestWrites(g, img, c.seed(), 32768, 4096)

@@ -74,8 +74,10 @@ func (c *C) uniform(b primitives.Backend, u primitives.URI) {
 
 // randomCall does one thing that others may be in the way of.
 func (c *C) randomCall(b primitives.Backend, rng *rand.Rand, u, other primitives.URI) {
-	inTheWay := []primitives.Code{primitives.CodeNotFound, primitives.CodeExists, primitives.CodeConflict,
-		primitives.CodeInUse, primitives.CodeIncomplete, primitives.CodeDependents}
+	inTheWay := []primitives.Code{
+		primitives.CodeNotFound, primitives.CodeExists, primitives.CodeConflict,
+		primitives.CodeInUse, primitives.CodeIncomplete, primitives.CodeDependents,
+	}
 	allowed := func(err error, what string) bool { return c.allowed(err, what+" beside others", inTheWay...) }
 	write := func(r primitives.WriteRequest) {
 		w, err := b.Write(c.ctx, u, r)

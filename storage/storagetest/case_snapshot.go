@@ -156,7 +156,7 @@ func revertAndLater(c *C) {
 	op := c.op()
 	_, err := b.Facets().Snapshots.Revert(c.ctx, u, "early", op)
 	if c.p.caps.Revert == primitives.RevertLatestOnly {
-		c.blocked(c.refused(err, "revert to a snapshot that is not the latest", primitives.CodeDependents), "late")
+		c.blocked(c.refusal(err, "revert to a snapshot that is not the latest", primitives.CodeDependents), "late")
 		c.holds(b, u, img)
 		c.revert(b, u, "late")
 		c.holds(b, u, late)
@@ -185,7 +185,7 @@ func mappedIsNotReverted(c *C) {
 	c.overwrite(b, u, img, c.seed(), 0, 4096)
 	m := c.attached(b, u, primitives.ReadWrite, "guest")
 	_, err := b.Facets().Snapshots.Revert(c.ctx, u, "snap", c.op())
-	if e := c.refused(err, "revert of a mapped volume", primitives.CodeInUse); len(e.Blocked) == 0 {
+	if e := c.refusal(err, "revert of a mapped volume", primitives.CodeInUse); len(e.Blocked) == 0 {
 		c.Errorf("revert of a mapped volume names no blocker: %v", e)
 	}
 	c.unmap(b, m)

@@ -137,7 +137,7 @@ func mappedIsNotWritten(c *C) {
 		refused := func() {
 			c.Helper()
 			_, err := b.Write(c.ctx, c.u("vol"), primitives.WriteRequest{Op: c.op()})
-			e := c.refused(err, fmt.Sprintf("write to a volume mapped %v", access), primitives.CodeInUse)
+			e := c.refusal(err, fmt.Sprintf("write to a volume mapped %v", access), primitives.CodeInUse)
 			if len(e.Blocked) == 0 {
 				c.Errorf("write to a mapped volume names no blocker: %v", e)
 			}

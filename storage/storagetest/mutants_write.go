@@ -4,6 +4,7 @@ package storagetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -34,8 +35,6 @@ func renames(b *bent, rename func(u primitives.URI) primitives.URI) {
 		return o
 	}
 	everyObject(b, func(o primitives.Object, _ primitives.Op) primitives.Object { return out(o) })
-	list := b.list
-	b.list = list
 	b.stat = func(ctx context.Context, u primitives.URI, op primitives.Op) (primitives.Object, error) {
 		o, err := stat(ctx, in(u), op)
 		return out(o), err
@@ -243,7 +242,7 @@ type padded struct{ primitives.Reader }
 
 func (p padded) ReadAt(b []byte, off int64) (int, error) {
 	n, err := p.Reader.ReadAt(b, off)
-	if err == io.EOF && off < p.Size() {
+	if errors.Is(err, io.EOF) && off < p.Size() {
 		clear(b[n:])
 		return len(b), nil
 	}

@@ -69,16 +69,6 @@ func liveAnyhow(c *C) (Reason, bool) {
 	return Reason{Declared, "SnapshotLive is offline"}, c.p.caps.SnapshotLive != primitives.LiveNone
 }
 
-func raw(c *C) (Reason, bool) {
-	f := c.p.mapping
-	return Reason{Declared, "volumes of this kind are not mapped as raw files"},
-		f.Form == primitives.FormFile && f.File.Format == primitives.FormatRaw
-}
-
-func files(c *C) (Reason, bool) {
-	return Reason{Declared, "Forms has no file"}, slices.Contains(c.p.desc.Caps.Forms, primitives.FormFile)
-}
-
 func network(c *C) (Reason, bool) {
 	return Reason{Declared, "Forms has no network"}, slices.Contains(c.p.desc.Caps.Forms, primitives.FormNetwork)
 }
@@ -88,7 +78,6 @@ func hook(name string, has func(s Store) bool) need {
 }
 
 var (
-	crashes   = hook("Crash", func(s Store) bool { return s.Crash != nil })
 	recycles  = hook("Recycle", func(s Store) bool { return s.Recycle != nil })
 	vanishes  = hook("Vanish", func(s Store) bool { return s.Vanish != nil })
 	goesAway  = hook("GoAway", func(s Store) bool { return s.GoAway != nil })

@@ -40,6 +40,10 @@ func origin(w uint64) (seed int, off int64) {
 func fill(p []byte, seed int, off int64) {
 	var b [wordSize]byte
 	for len(p) > 0 {
+		for off%wordSize == 0 && len(p) >= wordSize {
+			binary.LittleEndian.PutUint64(p, word(seed, off))
+			p, off = p[wordSize:], off+wordSize
+		}
 		aligned := off / wordSize * wordSize
 		binary.LittleEndian.PutUint64(b[:], word(seed, aligned))
 		n := copy(p, b[off-aligned:])

@@ -136,8 +136,10 @@ func newC(t testing.TB, h Harness, v Variant, p profile, left *leftOut, k check)
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeLimit)
 	t.Cleanup(cancel)
-	c := &C{TB: t, ctx: ctx, h: h, v: v, p: p, left: left, check: k.String(), sequence: new(counter),
-		hosts: make(map[string]primitives.HostInfo)}
+	c := &C{
+		TB: t, ctx: ctx, h: h, v: v, p: p, left: left, check: k.String(), sequence: new(counter),
+		hosts: make(map[string]primitives.HostInfo),
+	}
 	c.use(h.New(t))
 	return c
 }

@@ -3,7 +3,6 @@
 package storagetest
 
 import (
-	"context"
 	"io"
 	"time"
 
@@ -291,9 +290,4 @@ func (c *C) resize(b primitives.Backend, u primitives.URI, size int64) primitive
 	c.must(err, "resize, repeated")
 	c.repeats(again, o, "resize")
 	return o
-}
-
-// background returns a context that outlives the check's, for taking back.
-func (c *C) background() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(c.ctx), time.Minute)
 }
