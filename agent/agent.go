@@ -62,10 +62,8 @@ func New(c config.Config, p Parts) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{c.StateDir, c.RunDir} {
-		if err := durable.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make tenond's folders: %w", err)
-		}
+	if err := makeFolders(c); err != nil {
+		return nil, err
 	}
 	j, err := journal.Open(filepath.Join(c.StateDir, "journal.db"), p.Journal)
 	if err != nil {
@@ -91,6 +89,20 @@ func New(c config.Config, p Parts) (*Agent, error) {
 		Host: rpc.Host{ID: j.HostID(), BootID: bootID, Version: p.Version},
 	}, p.Log)
 	return a, nil
+}
+
+// makeFolders makes tenond's folders. The state is nobody else's business; the
+// folder for run-time files can be passed through, not read, so that members of
+// the socket's group come to the socket in it. What else is in it is closed.
+func makeFolders(c config.Config) error {
+	err := durable.MkdirAll(c.StateDir, 0o700)
+	if err == nil {
+		err = durable.MkdirAll(c.RunDir, 0o711)
+	}
+	if err != nil {
+		return fmt.Errorf("make tenond's folders: %w", err)
+	}
+	return nil
 }
 
 // Serve lets what a crash interrupted go on, serves the API on the socket, says

@@ -20,12 +20,15 @@ const DefaultPath = "/etc/tenon/tenond.yaml"
 
 // Config is the whole configuration. Default returns the one of an empty file.
 type Config struct {
-	StateDir   string // what must survive a reboot: the journal and secrets
-	RunDir     string // what need not: sockets
-	Socket     string // the API's unix socket; empty in a file: tenond.sock in RunDir
-	Hypervisor Hypervisor
-	Log        Log
-	Limits     Limits
+	StateDir string // what must survive a reboot: the journal and secrets
+	RunDir   string // what need not: sockets
+	Socket   string // the API's unix socket; empty in a file: tenond.sock in RunDir
+	// SocketGroup names the group whose members may use the socket, besides root
+	// and tenond's own user; empty: none. Who may use it may do everything.
+	SocketGroup string
+	Hypervisor  Hypervisor
+	Log         Log
+	Limits      Limits
 }
 
 // Hypervisor says which hypervisor serves this host.

@@ -5,7 +5,10 @@ package config_test
 import (
 	"errors"
 	"log/slog"
+	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,10 +20,12 @@ import (
 )
 
 func TestEveryKeyIsRead(t *testing.T) {
+	own := ownGroup(t)
 	got, err := config.Parse("t.yaml", []byte(`# all of them
 state_dir: /s/
 run_dir: "/r"
 socket: /x/y.sock
+socket_group: `+own.Name+`
 hypervisor:
   kvm:
     uri: qemu:///embed?root=/tmp/x
@@ -40,7 +45,7 @@ limits:
 		t.Fatal(err)
 	}
 	want := config.Config{
-		StateDir: "/s", RunDir: "/r", Socket: "/x/y.sock",
+		StateDir: "/s", RunDir: "/r", Socket: "/x/y.sock", SocketGroup: own.Name,
 		Hypervisor: config.Hypervisor{KVM: config.KVM{URI: "qemu:///embed?root=/tmp/x"}},
 		Log:        config.Log{Level: slog.LevelDebug, Format: "json"},
 		Limits: config.Limits{Operations: 5, Transfers: 2, KeepOperations: 10, KeepFor: 2 * time.Hour,
@@ -48,6 +53,23 @@ limits:
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("Parse (-want +got):\n%s", d)
+	}
+}
+
+// ownGroup returns the group of this process: one that any host has.
+func ownGroup(t *testing.T) *user.Group {
+	t.Helper()
+	g, err := user.LookupGroupId(strconv.Itoa(os.Getegid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func TestAnEmptyGroupMeansNone(t *testing.T) {
+	got, err := config.Parse("t.yaml", []byte("socket_group: \"\"\n"))
+	if err != nil || got.SocketGroup != "" {
+		t.Errorf("SocketGroup = %q, %v; want none", got.SocketGroup, err)
 	}
 }
 
@@ -97,6 +119,7 @@ hypervisor: kvm
 log: {}
 devices:
   - fast
+socket_group: no-such-group
 `))
 	e, ok := errors.AsType[*primitives.Error](err)
 	if !ok || e.Code != primitives.CodeInvalid {
@@ -104,7 +127,7 @@ devices:
 	}
 	want := []string{
 		`t.yaml:1: state_dir: "relative" is not an absolute path`,
-		`t.yaml:2: colour: is unknown; expected one of hypervisor, limits, log, run_dir, socket, state_dir`,
+		`t.yaml:2: colour: is unknown; expected one of hypervisor, limits, log, run_dir, socket, socket_group, state_dir`,
 		`t.yaml:4: log.level: "loud": expected one of debug, info, warn, error`,
 		`t.yaml:5: log.format: expected text, got "7"`,
 		`t.yaml:6: log.extra: is unknown; expected one of format, level`,
@@ -114,7 +137,8 @@ devices:
 		`t.yaml:11: limits.keep_operations:`,
 		`t.yaml:12: hypervisor: expected keys and values, got "kvm"`,
 		`t.yaml:13: log: is set on line 3 already`,
-		`t.yaml:14: devices: is unknown; expected one of hypervisor, limits, log, run_dir, socket, state_dir`,
+		`t.yaml:14: devices: is unknown; expected one of hypervisor, limits, log, run_dir, socket, socket_group, state_dir`,
+		`t.yaml:16: socket_group: there is no group "no-such-group" on this host; make it with: groupadd --system no-such-group`,
 	}
 	var got []string
 	for _, p := range e.Problems {
@@ -144,4 +168,16 @@ func FuzzParseNeverPanics(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		_, _ = config.Parse("f.yaml", []byte(s))
 	})
+}
+
+func TestEveryKeyIsDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range config.Keys() {
+		if !strings.Contains(string(page), "\n| `"+key+"` |") {
+			t.Errorf("docs/configuration.md has no row for %s", key)
+		}
+	}
 }

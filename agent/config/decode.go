@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,6 +29,7 @@ func settings(c *Config) map[string]setting {
 		"state_dir":              absolute(&c.StateDir),
 		"run_dir":                absolute(&c.RunDir),
 		"socket":                 absolute(&c.Socket),
+		"socket_group":           group(&c.SocketGroup),
 		"hypervisor.kvm.uri":     text(&c.Hypervisor.KVM.URI),
 		"log.level":              level(&c.Log.Level),
 		"log.format":             oneOf(&c.Log.Format, "text", "json"),
@@ -200,6 +202,31 @@ func absolute(to *string) setting {
 		*to = filepath.Clean(s)
 		return nil
 	}
+}
+
+// group takes the name of a group that this host has; an empty one means none. A
+// name without a group is a mistake of the file, told with the others.
+func group(to *string) setting {
+	return func(n ast.Node) error {
+		s, err := asText(n)
+		if err != nil {
+			return err
+		}
+		if s != "" {
+			if _, err := user.LookupGroup(s); err != nil {
+				return groupMistake(s, err)
+			}
+		}
+		*to = s
+		return nil
+	}
+}
+
+func groupMistake(name string, err error) error {
+	if _, unknown := errors.AsType[user.UnknownGroupError](err); unknown {
+		return fmt.Errorf("there is no group %q on this host; make it with: groupadd --system %s", name, name)
+	}
+	return fmt.Errorf("the group %q cannot be looked up: %w", name, err)
 }
 
 func oneOf(to *string, allowed ...string) setting {

@@ -85,7 +85,7 @@ func serve(c config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
-	err = a.Serve(ctx, rpc.Socket{Path: c.Socket}, func() {
+	err = a.Serve(ctx, rpc.Socket{Path: c.Socket, Group: c.SocketGroup}, func() {
 		log.Info("ready", "socket", c.Socket, "version", buildVersion())
 		notify(log, daemon.SdNotifyReady)
 	})
