@@ -93,7 +93,7 @@ func (c *C) offered(b primitives.Backend, u primitives.URI) {
 	for _, err := range b.Facets().Delta.Extents(c.ctx, primitives.DeltaRequest{Op: c.op(), Target: u.At("s2"), Base: u.At("s1")}) {
 		if primitives.CodeOf(err) == primitives.CodeNoDelta {
 			c.refused(err, "extents", primitives.CodeNoDelta)
-			c.skip(Reason{Declared, "NoDelta between two snapshots of one volume"})
+			c.skip(Reason{Answered, "NoDelta between two snapshots of one volume"})
 		}
 		return
 	}

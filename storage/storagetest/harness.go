@@ -12,8 +12,8 @@
 //	}
 //
 // The suite knows no driver. A check is left out only for a facet that is nil, a
-// capability that is declared as absent, or a hook that the harness does not
-// have; the run ends with a list of what was left out and why. Each check gets a
+// capability that is declared as absent, NoDelta where the contract lets a backend
+// answer so, or a hook that the harness does not have; the run ends with a list of what was left out and why. Each check gets a
 // fresh store, compares content byte by byte with a pattern that depends on the
 // position, and repeats the calls that change something.
 //

@@ -16,6 +16,7 @@ type ReasonKind uint8
 const (
 	NilFacet ReasonKind = iota + 1 // the backend does not offer the calls
 	Declared                       // a capability says that it cannot, or need not, be done
+	Answered                       // the contract lets a backend say no to this, with a code, and it did
 	NoHook                         // the harness cannot do this to the store
 )
 
@@ -32,6 +33,8 @@ func (r Reason) String() string {
 		return "the facet " + r.What + " is not offered"
 	case Declared:
 		return "declared: " + r.What
+	case Answered:
+		return "answered: " + r.What
 	case NoHook:
 		return "the harness has no " + r.What
 	}
