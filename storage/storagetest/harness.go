@@ -13,9 +13,10 @@
 //
 // The suite knows no driver. A check is left out only for a facet that is nil, a
 // capability that is declared as absent, NoDelta where the contract lets a backend
-// answer so, or a hook that the harness does not have; the run ends with a list of what was left out and why. Each check gets a
-// fresh store, compares content byte by byte with a pattern that depends on the
-// position, and repeats the calls that change something.
+// answer so, or a hook that the harness does not have; the run ends with a list
+// of what was left out and why. Each check gets a fresh store, compares content
+// byte by byte with a pattern that depends on the position, and repeats the calls
+// that change something.
 //
 // The suite tests itself: [Mutants] are drivers with exactly one bug each, and
 // every one of them must fail it.
