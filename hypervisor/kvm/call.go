@@ -87,6 +87,7 @@ func run[T any](ctx context.Context, a *Adapter, conn virt.Conn, q ask, fn func(
 	}()
 	select {
 	case r := <-results:
+		a.log.DebugContext(ctx, "libvirt was called", "call", q.what, "domain", q.domain, "took", time.Since(ticket.start), "err", r.err)
 		return r.v, r.err
 	case <-ctx.Done():
 	}
