@@ -5,7 +5,6 @@ package device
 import (
 	"context"
 	"errors"
-	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -70,11 +69,10 @@ func (r *Registry) Update(ctx context.Context, e Edit, o Origin) (operation.Oper
 		return operation.Operation{}, err
 	}
 	args := UpdateArgs{Name: e.Name, Set: e.Set, Remove: e.Remove}
-	secrets, err := r.vault.get(record.SecretsRef)
-	if err != nil && len(e.Secrets.Names()) == 0 {
+	merged, changed, err := r.secretsAfter(record, e)
+	if err != nil {
 		return operation.Operation{}, err
 	}
-	merged, changed := merge(secrets, e)
 	if changed {
 		if args.SecretsRef, err = r.vault.put(e.Name, merged); err != nil {
 			return operation.Operation{}, err
@@ -86,25 +84,6 @@ func (r *Registry) Update(ctx context.Context, e Edit, o Origin) (operation.Oper
 		return op, errors.Join(err, r.dropUnused(args.SecretsRef))
 	}
 	return op, nil
-}
-
-// merge returns the secrets after an edit, and whether they differ.
-func merge(old primitives.Secrets, e Edit) (merged primitives.Secrets, changed bool) {
-	values := make(map[string][]byte)
-	for _, name := range old.Names() {
-		values[name], _ = old.Get(name)
-	}
-	for _, name := range e.Remove {
-		if _, had := values[name]; had {
-			delete(values, name)
-			changed = true
-		}
-	}
-	for _, name := range e.Secrets.Names() {
-		values[name], _ = e.Secrets.Get(name)
-		changed = true
-	}
-	return primitives.NewSecrets(values), changed
 }
 
 func fatal(_ primitives.Props, problems []primitives.Problem) error {
@@ -339,45 +318,6 @@ func (r *Registry) updateKind() operation.Kind[UpdateArgs, memory] {
 		}},
 		Result: func(o *run) any { return r.result(o.Args.Name) },
 	}
-}
-
-// after returns properties as an update leaves them.
-func after(old primitives.Props, a UpdateArgs) primitives.Props {
-	next := make(primitives.Props)
-	maps.Copy(next, old)
-	maps.Copy(next, a.Set)
-	for _, name := range a.Remove {
-		delete(next, name)
-	}
-	return next
-}
-
-func (r *Registry) change(old journal.Device, a UpdateArgs) (primitives.Change, error) {
-	ref := old.SecretsRef
-	if a.SecretsRef != "" || a.NoSecrets {
-		ref = a.SecretsRef
-	}
-	secrets, err := r.vault.get(ref)
-	if err != nil {
-		return primitives.Change{}, err
-	}
-	uses, err := r.uses()
-	if err != nil {
-		return primitives.Change{}, err
-	}
-	c := primitives.Change{
-		Scope: primitives.ScopeDevice, Subject: primitives.URI{Device: old.Name},
-		Old: old.Props.Clone(), New: a.Set.Clone(), Secrets: secrets, InUse: uses[old.Name] > 0,
-	}
-	if c.Old == nil {
-		c.Old = make(primitives.Props) // nil would mean a new device
-	}
-	for _, name := range a.Remove {
-		if _, had := old.Props[name]; had {
-			c.Removed = append(c.Removed, name)
-		}
-	}
-	return c, nil
 }
 
 // apply lets the open device have its new properties. Where it cannot take them

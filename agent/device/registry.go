@@ -283,32 +283,6 @@ func (r *Registry) Check(ctx context.Context, name string) (Status, error) {
 	return r.Get(name)
 }
 
-// Validate reports every problem that Add, or Update where the device exists,
-// would refuse or warn of. It changes nothing. An error means that it could not
-// be found out.
-func (r *Registry) Validate(ctx context.Context, s Spec) ([]primitives.Problem, error) {
-	if err := primitives.CheckDeviceName(s.Name); err != nil {
-		return problemsOf(err)
-	}
-	driver, err := r.drivers.Get(s.Driver)
-	if err != nil {
-		return problemsOf(err)
-	}
-	change := primitives.Change{Scope: primitives.ScopeDevice, Subject: primitives.URI{Device: s.Name}, New: s.Props, Secrets: s.Secrets}
-	v, err := storage.Validate(ctx, driver, change)
-	if err != nil {
-		return problemsOf(err)
-	}
-	return v.Warnings, nil
-}
-
-func problemsOf(err error) ([]primitives.Problem, error) {
-	if e, ok := errors.AsType[*primitives.Error](err); ok && e.Code == primitives.CodeInvalid {
-		return e.Problems, nil
-	}
-	return nil, err
-}
-
 // request is what a driver gets to open the device.
 func (r *Registry) request(d journal.Device) (primitives.OpenRequest, error) {
 	secrets, err := r.vault.get(d.SecretsRef)

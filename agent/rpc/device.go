@@ -5,7 +5,6 @@ package rpc
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/tenon-storage/tenon/agent/device"
@@ -82,15 +81,7 @@ func checksOf(d device.Status) []*tenonv1.DeviceCheck {
 
 // ValidateDevice tells every problem.
 func (s *devices) ValidateDevice(ctx context.Context, r *tenonv1.ValidateDeviceRequest) (*tenonv1.ValidateDeviceResponse, error) {
-	spec := device.Spec{Name: r.GetName(), Driver: r.GetDriver(), Props: r.GetProperties(), Secrets: primitives.NewSecrets(r.GetSecrets())}
-	if spec.Driver == "" {
-		d, err := s.registry.Get(r.GetName())
-		if err != nil {
-			return nil, err
-		}
-		spec.Driver, spec.Props = d.Driver, edited(d.Props, r)
-	}
-	problems, err := s.registry.Validate(ctx, spec)
+	problems, err := s.problems(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -101,15 +92,17 @@ func (s *devices) ValidateDevice(ctx context.Context, r *tenonv1.ValidateDeviceR
 	return resp, nil
 }
 
-// edited returns a device's properties as an update would leave them.
-func edited(props primitives.Props, r *tenonv1.ValidateDeviceRequest) primitives.Props {
-	next := make(primitives.Props)
-	maps.Copy(next, props)
-	maps.Copy(next, r.GetProperties())
-	for _, name := range r.GetRemoveProperties() {
-		delete(next, name)
+// problems are those of a new device where a driver is named, and else those of
+// an update.
+func (s *devices) problems(ctx context.Context, r *tenonv1.ValidateDeviceRequest) ([]primitives.Problem, error) {
+	secrets := primitives.NewSecrets(r.GetSecrets())
+	if r.GetDriver() == "" {
+		return s.registry.ValidateEdit(ctx, device.Edit{
+			Name: r.GetName(), Set: r.GetProperties(), Secrets: secrets,
+			Remove: slices.Concat(r.GetRemoveProperties(), r.GetRemoveSecrets()),
+		})
 	}
-	return next
+	return s.registry.Validate(ctx, device.Spec{Name: r.GetName(), Driver: r.GetDriver(), Props: r.GetProperties(), Secrets: secrets})
 }
 
 // AddDevice configures a device.

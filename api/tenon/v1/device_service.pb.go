@@ -237,7 +237,9 @@ type ValidateDeviceRequest struct {
 	// Properties to remove from an existing device.
 	RemoveProperties []string `protobuf:"bytes,4,rep,name=remove_properties,json=removeProperties,proto3" json:"remove_properties,omitempty"`
 	// Secrets to set.
-	Secrets       map[string][]byte `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Secrets map[string][]byte `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Names of secrets to remove from an existing device.
+	RemoveSecrets []string `protobuf:"bytes,6,rep,name=remove_secrets,json=removeSecrets,proto3" json:"remove_secrets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -303,6 +305,13 @@ func (x *ValidateDeviceRequest) GetRemoveProperties() []string {
 func (x *ValidateDeviceRequest) GetSecrets() map[string][]byte {
 	if x != nil {
 		return x.Secrets
+	}
+	return nil
+}
+
+func (x *ValidateDeviceRequest) GetRemoveSecrets() []string {
+	if x != nil {
+		return x.RemoveSecrets
 	}
 	return nil
 }
@@ -835,7 +844,7 @@ const file_tenon_v1_device_service_proto_rawDesc = "" +
 	"\x10GetDeviceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"=\n" +
 	"\x11GetDeviceResponse\x12(\n" +
-	"\x06device\x18\x01 \x01(\v2\x10.tenon.v1.DeviceR\x06device\"\x8a\x03\n" +
+	"\x06device\x18\x01 \x01(\v2\x10.tenon.v1.DeviceR\x06device\"\xb1\x03\n" +
 	"\x15ValidateDeviceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12O\n" +
@@ -843,7 +852,8 @@ const file_tenon_v1_device_service_proto_rawDesc = "" +
 	"properties\x18\x03 \x03(\v2/.tenon.v1.ValidateDeviceRequest.PropertiesEntryR\n" +
 	"properties\x12+\n" +
 	"\x11remove_properties\x18\x04 \x03(\tR\x10removeProperties\x12L\n" +
-	"\asecrets\x18\x05 \x03(\v2,.tenon.v1.ValidateDeviceRequest.SecretsEntryB\x04\x88\xb3\x19\x01R\asecrets\x1a=\n" +
+	"\asecrets\x18\x05 \x03(\v2,.tenon.v1.ValidateDeviceRequest.SecretsEntryB\x04\x88\xb3\x19\x01R\asecrets\x12%\n" +
+	"\x0eremove_secrets\x18\x06 \x03(\tR\rremoveSecrets\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +

@@ -118,7 +118,7 @@ func (a *app) deviceUpdate() *cobra.Command {
 func (a *app) deviceValidate() *cobra.Command {
 	var f deviceFlags
 	cmd := &cobra.Command{
-		Use:   "validate NAME [--driver DRIVER] [-p key=value]... [--secret key=@FILE]...",
+		Use:   "validate NAME [--driver DRIVER] [-p key=value]... [--remove-property key]... [--secret key=@FILE]... [--remove-secret key]...",
 		Short: "Say what add or update would find wrong, and change nothing",
 		Long: "Say what add, or without --driver update, would find wrong with these arguments. Nothing is\n" +
 			"changed. The exit code is 1 if anything but warnings was found.",
@@ -136,7 +136,8 @@ func (a *app) deviceValidate() *cobra.Command {
 			return err
 		}
 		resp, err := client.ValidateDevice(ctx, &tenonv1.ValidateDeviceRequest{
-			Name: args[0], Driver: f.driver, Properties: props, RemoveProperties: f.removeProperties, Secrets: secretValues,
+			Name: args[0], Driver: f.driver, Properties: props, RemoveProperties: f.removeProperties,
+			Secrets: secretValues, RemoveSecrets: f.removeSecrets,
 		})
 		if err != nil {
 			return err
@@ -145,7 +146,7 @@ func (a *app) deviceValidate() *cobra.Command {
 	})
 	f.addDriver(a, cmd)
 	propertyFlags(cmd, &f.props, &f.secrets)
-	cmd.Flags().StringArrayVar(&f.removeProperties, "remove-property", nil, "the `key` of a property to remove; may be repeated")
+	f.addRemovals(cmd)
 	return cmd
 }
 
