@@ -271,9 +271,23 @@ func TestHypervisorThatIsAwayChangesNothing(t *testing.T) {
 	if h.uses() != 1 || len(h.mappings("one")) != 1 {
 		t.Errorf("%d uses, %d mappings; want both kept", h.uses(), len(h.mappings("one")))
 	}
-	wants(t, h.try(attach.KindAttach, attach.AttachArgs{URI: uri("one/a"), Domain: "guest"}), primitives.CodeUnavailable)
+	h.run(volume.KindCreate, volume.CreateArgs{URI: uri("one/b"), Size: volumeSize})
+	wants(t, h.try(attach.KindAttach, attach.AttachArgs{URI: uri("one/b"), Domain: "guest"}), primitives.CodeUnavailable)
 	back()
 	h.sound(0)
+}
+
+// TestNameThatGoesToAnotherDomainIsNoticed renames domains between two attaches.
+func TestNameThatGoesToAnotherDomainIsNoticed(t *testing.T) {
+	h := open(t)
+	h.attach("one/a") // from here on "guest" is remembered
+	h.run(volume.KindCreate, volume.CreateArgs{URI: uri("one/b"), Size: volumeSize})
+	h.w.host.Remove(h.w.domain)
+	h.w.host.Define("guest", "11111111-2222-4333-8444-555555555555", fake.DomainOptions{Running: true, Persistent: true})
+	wants(t, h.try(attach.KindAttach, attach.AttachArgs{URI: uri("one/b"), Domain: "guest"}), primitives.CodeConflict)
+	if err := h.try(attach.KindAttach, attach.AttachArgs{URI: uri("one/b"), Domain: "guest"}); err != nil {
+		t.Errorf("the repeat = %v", err)
+	}
 }
 
 func TestOrphanedMappingsGoAndForeignOnesStay(t *testing.T) {

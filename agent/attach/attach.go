@@ -22,7 +22,9 @@ type attachMemory struct {
 	Accept     []primitives.Acceptable
 	Disk       Disk
 
-	mapping primitives.Mapping // made anew by each repeat; it may hold secrets
+	mapping primitives.Mapping          // made anew by each repeat; it may hold secrets
+	asked   bool                        // the hypervisor was asked to attach, in this life
+	sure    func(context.Context) error // the domain is the one that was meant; nil: known, or not asked since a crash
 }
 
 type attachRun = operation.Run[AttachArgs, attachMemory]
@@ -62,10 +64,11 @@ func (s *Service) checkAttach(ctx context.Context, r *attachRun) error {
 	if _, err := s.devices.Device(r.Args.URI.Device); err != nil {
 		return err
 	}
-	domain, err := s.Domain(ctx, r.Args.Domain)
+	domain, sure, err := s.recall(ctx, r.Args.Domain)
 	if err != nil {
 		return err
 	}
+	r.Memory.sure = sure
 	if domain.State == hypervisor.StateRunning && !domain.Caps.AttachLive {
 		return primitives.Errorf(primitives.CodeUnsupported, "domain %s cannot be given disks while it runs", domain.Name)
 	}
@@ -147,6 +150,10 @@ func (s *Service) doAttach(ctx context.Context, r *attachRun) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	use := r.Memory.Use
+	if err := s.meant(ctx, r); err != nil {
+		return err
+	}
+	r.Memory.asked = true
 	result, err := a.Attach(ctx, hypervisor.AttachRequest{
 		Domain: hypervisor.DomainID(use.Domain), Disk: hypervisor.DiskID(use.Disk),
 		Mapping: r.Memory.mapping, Bus: r.Args.Bus,
@@ -161,9 +168,23 @@ func (s *Service) doAttach(ctx context.Context, r *attachRun) error {
 	return nil
 }
 
+// meant makes sure that the domain is the one that the caller named.
+func (s *Service) meant(ctx context.Context, r *attachRun) error {
+	switch {
+	case r.Memory.sure != nil:
+		return r.Memory.sure(ctx)
+	case r.Resumed():
+		return s.still(ctx, r.Args.Domain, hypervisor.DomainID(r.Memory.Use.Domain))
+	}
+	return nil
+}
+
 // undoAttach takes the disk away, whether or not it came to be there. What the
 // guest does not give back stays mapped and recorded.
 func (s *Service) undoAttach(ctx context.Context, r *attachRun) error {
+	if !r.Memory.asked && !r.Resumed() {
+		return nil
+	}
 	a, err := s.Adapter()
 	if err != nil {
 		return err

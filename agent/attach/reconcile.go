@@ -17,6 +17,7 @@ import (
 
 const (
 	settleTime  = 500 * time.Millisecond // wakes that come together are one
+	yieldTime   = 10 * time.Second       // operations that run, and may be quick, go first that long
 	lookEvery   = time.Minute            // without any wake: a lost event costs no more than that
 	passTime    = 5 * time.Minute
 	rewatchTime = 5 * time.Second
@@ -77,13 +78,23 @@ func (s *Service) tend(ctx context.Context) {
 			return
 		case <-ticker.C:
 		case <-s.wake:
-			pause(ctx, settleTime)
+			s.settle(ctx)
 		}
 		pass, cancel := context.WithTimeout(ctx, passTime)
 		if err := s.Reconcile(pass); err != nil && ctx.Err() == nil {
 			s.log.Warn("record of uses could not be made true", "err", err)
 		}
 		cancel()
+	}
+}
+
+// settle waits until what caused a wake has probably come to its end.
+func (s *Service) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, yieldTime)
+	defer cancel()
+	pause(ctx, settleTime)
+	for ctx.Err() == nil && s.engine.Running() > 0 {
+		pause(ctx, settleTime)
 	}
 }
 

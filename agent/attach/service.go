@@ -42,6 +42,9 @@ type Service struct {
 	stop context.CancelFunc
 	work sync.WaitGroup
 	wake chan struct{} // a reconciliation is wanted; holds one wish
+
+	mu   sync.Mutex                   // guards seen
+	seen map[string]hypervisor.Domain // by name, when the domains were listed last
 }
 
 // New returns the service and registers its kinds of operation. a is nil on a
@@ -88,7 +91,18 @@ func (s *Service) Domains(ctx context.Context) ([]hypervisor.Domain, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	return a.Domains(ctx)
+	domains, err := a.Domains(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[string]hypervisor.Domain, len(domains))
+	for _, d := range domains {
+		seen[d.Name] = d
+	}
+	s.mu.Lock()
+	s.seen = seen
+	s.mu.Unlock()
+	return domains, nil
 }
 
 // Domain finds a domain by its name or ID. CodeNotFound, CodeInvalid.
@@ -112,6 +126,40 @@ func (s *Service) Domain(ctx context.Context, nameOrID string) (hypervisor.Domai
 	}
 	return hypervisor.Domain{}, primitives.Errorf(primitives.CodeNotFound, "domain %q does not exist on this host", nameOrID).
 		Trying("see: tenonctl domain list")
+}
+
+// recall is Domain that answers with what was seen last, where that names a
+// domain, and looks again meanwhile: sure waits for that look and reports
+// whether the answer holds. Nothing is changed on the strength of a memory; it
+// only lets what comes before the change begin.
+func (s *Service) recall(ctx context.Context, name string) (d hypervisor.Domain, sure func(context.Context) error, err error) {
+	s.mu.Lock()
+	d, remembered := s.seen[name]
+	s.mu.Unlock()
+	if !remembered {
+		d, err = s.Domain(ctx, name)
+		return d, nil, err
+	}
+	looked := make(chan error, 1)
+	look := context.WithoutCancel(ctx) // it belongs to the operation; callTime bounds it
+	s.work.Go(func() { looked <- s.still(look, name, d.ID) })
+	return d, func(ctx context.Context) error {
+		select {
+		case err := <-looked:
+			return err
+		case <-ctx.Done():
+			return &primitives.Error{Code: primitives.CodeOf(ctx.Err()), Op: "find domain " + name, Err: context.Cause(ctx)}
+		}
+	}, nil
+}
+
+// still reports whether the name leads to that domain now.
+func (s *Service) still(ctx context.Context, name string, id hypervisor.DomainID) error {
+	d, err := s.Domain(ctx, name)
+	if err == nil && d.ID != id {
+		err = primitives.Errorf(primitives.CodeConflict, "another domain got the name %q at this moment", name).Trying("repeat the request")
+	}
+	return err
 }
 
 // Disks lists the disks of a domain as the hypervisor shows them now, with the

@@ -69,3 +69,10 @@ func (e *Engine) Claimed(name string) bool {
 	defer e.mu.Unlock()
 	return len(e.claims[name]) > 0
 }
+
+// Running tells how many operations run.
+func (e *Engine) Running() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.tasks)
+}

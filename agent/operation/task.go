@@ -282,7 +282,9 @@ func (t *task) doStep(s stepInfo, resumed bool) error {
 		}
 	}
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		start := time.Now()
 		err := t.guard(func() error { return t.bound.do(ctx, t.step) })
+		t.log.Debug("step ended", "step", s.name, "took", time.Since(start), "err", err)
 		if err == nil || !s.final || t.stopping() {
 			return err
 		}
