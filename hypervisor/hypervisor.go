@@ -31,6 +31,10 @@ type Adapter interface {
 	Info(ctx context.Context) Info
 	// Domains lists every domain, running or defined, in order of name.
 	Domains(ctx context.Context) ([]Domain, error)
+	// Domain returns one domain as Domains lists it, by its name or its ID in
+	// either case; an ID wins over a name that looks like one. It reads nothing of
+	// other domains. CodeNotFound, CodeInvalid for an empty name.
+	Domain(ctx context.Context, nameOrID string) (Domain, error)
 	// Watch calls wake whenever something about a domain may have changed, with
 	// the domain's ID, or "" when any may have; at least once after each time the
 	// connection was made anew. A wake carries no truth: the receiver reads the

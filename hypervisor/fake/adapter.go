@@ -83,6 +83,27 @@ func (a *Adapter) Domains(ctx context.Context) ([]hypervisor.Domain, error) {
 	return out, nil
 }
 
+// Domain finds one domain.
+func (a *Adapter) Domain(ctx context.Context, nameOrID string) (hypervisor.Domain, error) {
+	if nameOrID == "" {
+		return hypervisor.Domain{}, primitives.Invalid("domain", "it is empty; expected a domain's name or ID")
+	}
+	if err := a.enter(ctx, Call{Name: "domain"}); err != nil {
+		return hypervisor.Domain{}, err
+	}
+	a.host.mu.Lock()
+	defer a.host.mu.Unlock()
+	if d := a.host.domains[hypervisor.DomainID(strings.ToLower(nameOrID))]; d != nil {
+		return d.view().shown(), nil
+	}
+	for _, d := range a.host.domains {
+		if d.name == nameOrID {
+			return d.view().shown(), nil
+		}
+	}
+	return hypervisor.Domain{}, primitives.Errorf(primitives.CodeNotFound, "domain %q does not exist", nameOrID)
+}
+
 // Disks lists a domain's disks.
 func (a *Adapter) Disks(ctx context.Context, d hypervisor.DomainID) ([]hypervisor.Disk, error) {
 	if err := a.enter(ctx, Call{Name: "disks", Domain: d}); err != nil {

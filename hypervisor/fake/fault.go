@@ -13,7 +13,7 @@ import (
 
 // Fault is one scripted misfortune.
 type Fault struct {
-	// Call is the name of what is struck, empty for everything: the reads domains,
+	// Call is the name of what is struck, empty for everything: the reads domains, domain,
 	// disks and snapshots, and the effects attach, attach-config, detach,
 	// detach-config, switch, switch-config, resize, freeze, thaw, start, shutdown,
 	// snapshot and snapshot-delete.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/tenon-storage/tenon/hypervisor"
 	"github.com/tenon-storage/tenon/primitives"
 )
@@ -38,6 +40,23 @@ var basics = []check{
 		if off := s.domain(s.h.Off); off.State != hypervisor.StateOff || off.Caps.AttachLive || off.Caps.DetachLive || off.Caps.Freeze {
 			s.Errorf("the domain that is off is listed as %+v", off)
 		}
+	}},
+	{"OneDomainIsFoundAsItIsListed", func(s *suite) {
+		for _, id := range []hypervisor.DomainID{s.h.Domain, s.h.Off} {
+			want := s.domain(id)
+			for _, name := range []string{want.Name, string(id), strings.ToUpper(string(id))} {
+				got, err := s.a.Domain(s.ctx, name)
+				if d := cmp.Diff(want, got); err != nil || d != "" {
+					s.Errorf("Domain(%q) = %v; it differs from the listing (-listed +found):\n%s", name, err, d)
+				}
+			}
+		}
+		for _, name := range []string{"no-domain-of-this-name", string(nobody)} {
+			_, err := s.a.Domain(s.ctx, name)
+			s.code("Domain("+name+")", err, primitives.CodeNotFound)
+		}
+		_, err := s.a.Domain(s.ctx, "")
+		s.code("Domain of no name", err, primitives.CodeInvalid)
 	}},
 	{"UnknownDomainIsNotFound", func(s *suite) {
 		_, err := s.a.Disks(s.ctx, nobody)

@@ -5,6 +5,7 @@ package kvm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +30,36 @@ func (a *Adapter) Domains(ctx context.Context) ([]hypervisor.Domain, error) {
 	}
 	slices.SortFunc(out, func(a, b hypervisor.Domain) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+// Domain finds one domain.
+func (a *Adapter) Domain(ctx context.Context, nameOrID string) (hypervisor.Domain, error) {
+	if nameOrID == "" {
+		return hypervisor.Domain{}, primitives.Invalid("domain", "it is empty; expected a domain's name or ID")
+	}
+	v, err := call(ctx, a, ask{what: fmt.Sprintf("find domain %q", nameOrID)}, func(c virt.Conn) (view, error) {
+		d, err := lookUp(c, nameOrID)
+		if err != nil {
+			return view{}, err
+		}
+		return readView(c, d, &a.readings)
+	})
+	if err != nil {
+		return hypervisor.Domain{}, err
+	}
+	return v.domain(), nil
+}
+
+// lookUp asks for a name only where no domain has it as its ID.
+func lookUp(c virt.Conn, nameOrID string) (virt.Domain, error) {
+	id := strings.ToLower(nameOrID)
+	if checkDomain(hypervisor.DomainID(id)) == nil {
+		d, err := c.ByUUID(id)
+		if e, ok := errors.AsType[*virt.Error](err); !ok || e.Code != virt.CodeNoDomain {
+			return d, err
+		}
+	}
+	return c.ByName(nameOrID)
 }
 
 // Disks lists a domain's disks.

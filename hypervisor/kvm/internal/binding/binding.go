@@ -160,6 +160,23 @@ func (v *Conn) forget(uuid string) error {
 	return translate(d.Free())
 }
 
+// keep replaces the kept handle of a domain by one whose name is fresh. It takes
+// the reference over.
+func (v *Conn) keep(uuid string, d *libvirt.Domain) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	old := v.handles[uuid]
+	if v.handles == nil { // closed meanwhile
+		old = d
+	} else {
+		v.handles[uuid] = d
+	}
+	if old == nil {
+		return nil
+	}
+	return translate(old.Free())
+}
+
 // keepOnly replaces the kept handles by those of a listing, whose names are
 // fresh. It takes the references over.
 func (v *Conn) keepOnly(listed map[string]*libvirt.Domain) error {

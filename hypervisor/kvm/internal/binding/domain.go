@@ -36,6 +36,28 @@ func (v *Conn) Domains() ([]virt.Domain, error) {
 	return out, errors.Join(append(errs, v.keepOnly(listed))...)
 }
 
+// ByUUID looks a domain up.
+func (v *Conn) ByUUID(uuid string) (virt.Domain, error) {
+	return v.found(v.c.LookupDomainByUUIDString(uuid))
+}
+
+// ByName looks a domain up.
+func (v *Conn) ByName(name string) (virt.Domain, error) {
+	return v.found(v.c.LookupDomainByName(name))
+}
+
+// found describes a domain that was looked up, and keeps its handle.
+func (v *Conn) found(d *libvirt.Domain, err error) (virt.Domain, error) {
+	if err != nil {
+		return virt.Domain{}, translate(err)
+	}
+	out, err := describe(d)
+	if err != nil {
+		return virt.Domain{}, errors.Join(translate(err), translate(d.Free()))
+	}
+	return out, v.keep(out.UUID, d)
+}
+
 // State returns one domain's state.
 func (v *Conn) State(domain string) (virt.Domain, error) {
 	var out virt.Domain
@@ -46,6 +68,7 @@ func (v *Conn) State(domain string) (virt.Domain, error) {
 	return out, err
 }
 
+// describe makes two calls to libvirt: UUID and name are in the handle.
 func describe(d *libvirt.Domain) (virt.Domain, error) {
 	uuid, err := d.GetUUIDString()
 	if err != nil {

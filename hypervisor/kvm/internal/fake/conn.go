@@ -122,6 +122,24 @@ func (c *Conn) Domains() ([]virt.Domain, error) {
 	return out, c.alive()
 }
 
+// ByUUID looks a domain up.
+func (c *Conn) ByUUID(uuid string) (virt.Domain, error) { return c.State(uuid) }
+
+// ByName looks a domain up.
+func (c *Conn) ByName(name string) (virt.Domain, error) {
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	if err := c.alive(); err != nil {
+		return virt.Domain{}, err
+	}
+	for _, d := range c.l.domains {
+		if d.name == name {
+			return d.describe(), nil
+		}
+	}
+	return virt.Domain{}, virt.Errorf(virt.CodeNoDomain, "Domain not found: no domain with matching name '%s'", name)
+}
+
 // State returns a domain's state.
 func (c *Conn) State(uuid string) (out virt.Domain, err error) {
 	err = c.look(uuid, func(d *domain) error { out = d.describe(); return nil })

@@ -20,6 +20,9 @@ type Conn interface {
 	Hypervisor() (string, error)
 	// Domains lists running and defined domains.
 	Domains() ([]Domain, error)
+	// ByUUID and ByName look one domain up, as the listing shows it.
+	ByUUID(uuid string) (Domain, error)
+	ByName(name string) (Domain, error)
 	// XML returns a domain's XML as it runs, or as it is defined.
 	XML(domain string, half Half) (string, error)
 	// State returns a domain's state. It does not wait for the hypervisor.
@@ -94,7 +97,7 @@ const (
 	ShuttingDown
 )
 
-// Domain is a domain in a listing.
+// Domain is a domain as libvirt lists it.
 type Domain struct {
 	UUID, Name string
 	Run        Run
