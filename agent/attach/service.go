@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -44,7 +43,7 @@ type Service struct {
 	wake chan struct{} // a reconciliation is wanted; holds one wish
 
 	mu   sync.Mutex                   // guards seen
-	seen map[string]hypervisor.Domain // by name, when the domains were listed last
+	seen map[string]hypervisor.Domain // by name and by ID, when they were looked at last
 }
 
 // New returns the service and registers its kinds of operation. a is nil on a
@@ -95,37 +94,44 @@ func (s *Service) Domains(ctx context.Context) ([]hypervisor.Domain, error) {
 	if err != nil {
 		return nil, err
 	}
-	seen := make(map[string]hypervisor.Domain, len(domains))
-	for _, d := range domains {
-		seen[d.Name] = d
-	}
 	s.mu.Lock()
-	s.seen = seen
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.seen = make(map[string]hypervisor.Domain, 2*len(domains))
+	for _, d := range domains {
+		s.remember(d)
+	}
 	return domains, nil
+}
+
+// remember keeps what was seen of a domain; mu is held.
+func (s *Service) remember(d hypervisor.Domain) {
+	if s.seen == nil {
+		s.seen = make(map[string]hypervisor.Domain)
+	}
+	s.seen[d.Name], s.seen[string(d.ID)] = d, d
 }
 
 // Domain finds a domain by its name or ID. CodeNotFound, CodeInvalid.
 func (s *Service) Domain(ctx context.Context, nameOrID string) (hypervisor.Domain, error) {
-	if nameOrID == "" {
-		return hypervisor.Domain{}, primitives.Invalid("domain", "it is empty; expected a domain's name or ID")
-	}
-	domains, err := s.Domains(ctx)
+	a, err := s.Adapter()
 	if err != nil {
 		return hypervisor.Domain{}, err
 	}
-	for _, d := range domains { // an ID is never ambiguous, a name might look like one
-		if string(d.ID) == strings.ToLower(nameOrID) {
-			return d, nil
-		}
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	d, err := a.Domain(ctx, nameOrID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.remember(d)
+		return d, nil
 	}
-	for _, d := range domains {
-		if d.Name == nameOrID {
-			return d, nil
-		}
+	if errors.Is(err, primitives.CodeNotFound) {
+		delete(s.seen, nameOrID)
+		err = primitives.Errorf(primitives.CodeNotFound, "domain %q does not exist on this host", nameOrID).
+			Trying("see: tenonctl domain list")
 	}
-	return hypervisor.Domain{}, primitives.Errorf(primitives.CodeNotFound, "domain %q does not exist on this host", nameOrID).
-		Trying("see: tenonctl domain list")
+	return hypervisor.Domain{}, err
 }
 
 // recall is Domain that answers with what was seen last, where that names a
