@@ -16,6 +16,7 @@ import (
 	"github.com/tenon-storage/tenon/agent/journal"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/agent/snapshot"
+	"github.com/tenon-storage/tenon/agent/transfer"
 	"github.com/tenon-storage/tenon/agent/volume"
 	"github.com/tenon-storage/tenon/hypervisor"
 	"github.com/tenon-storage/tenon/hypervisor/fake"
@@ -439,6 +440,51 @@ func TestDeadDeviceDelaysNobody(t *testing.T) {
 		t.Errorf("after it came back two is %s, %v", s.State, err)
 	}
 	h.run(volume.KindCreate, volume.CreateArgs{URI: uri("two/x"), Size: volumeSize})
+}
+
+// TestDeviceThatDiesInTheMiddleLeavesNothing lets the target's device fail, and
+// the clean-up with it.
+func TestDeviceThatDiesInTheMiddleLeavesNothing(t *testing.T) {
+	for name, request := range map[string]struct {
+		kind string
+		args any
+	}{
+		"create": {volume.KindCreate, volume.CreateArgs{URI: uri("two/b"), Size: volumeSize}},
+		"copy":   {transfer.KindCopy, transfer.CopyArgs{From: uri("one/a"), To: uri("two/b")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := open(t)
+			h.addMem("two", "two", nil)
+			// The store dies with the writer open, as when a connection is lost.
+			clear := h.w.mem.Fault("two", mem.Fault{Op: "commit", Crash: true, Times: 1})
+			defer clear()
+			wants(t, h.try(request.kind, request.args), primitives.CodeUnavailable)
+			if _, err := h.devices.Check(t.Context(), "two"); err != nil { // opens it anew
+				t.Fatal(err)
+			}
+			h.engine.RetryLeft()
+			h.waitForLeft()
+			h.absent("two/b")
+			h.sound(0)
+		})
+	}
+}
+
+// waitForLeft waits until nothing is left to take back.
+func (h *house) waitForLeft() {
+	h.t.Helper()
+	ops, err := h.engine.List(h.t.Context(), operation.Filter{})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, op := range ops {
+		if op.Note == "" {
+			continue
+		}
+		if op, err = h.engine.Wait(h.t.Context(), op.ID); err != nil || op.Note != "" {
+			h.t.Fatalf("operation %s left %q, %v", op.Kind, op.Note, err)
+		}
+	}
 }
 
 func TestUnmountedDirectoryIsNoticedAndNotFilled(t *testing.T) {

@@ -109,8 +109,8 @@ func (r *Registry) lookWithin(ctx context.Context, e *entry) bool {
 	return r.look(ctx, e)
 }
 
-// look opens the device if it is not open, and asks how it is. It reports
-// whether the device is open.
+// look opens the device if it is not open or does not answer, and asks how it
+// is. It reports whether the device is open.
 func (r *Registry) look(ctx context.Context, e *entry) bool {
 	select {
 	case e.turn <- struct{}{}:
@@ -124,14 +124,20 @@ func (r *Registry) look(ctx context.Context, e *entry) bool {
 	if gone {
 		return false
 	}
-	if d != nil {
-		r.describe(ctx, e, d)
+	if d != nil && r.describe(ctx, e, d) {
 		return true
 	}
 	opened, err := r.open(ctx, record)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer e.attempted() // after its outcome can be seen
+	if err == nil && (e.gone || !e.record.Updated.Equal(record.Updated)) {
+		r.work.Go(func() { r.closeOld(record.Name, opened.device) }) // it changed meanwhile
+		return false
+	}
+	if err != nil && d != nil {
+		return true // it may answer again; until then its health tells
+	}
 	if err != nil {
 		if e.failure == nil || e.failure.Error() != err.Error() {
 			r.log.Warn("device is unreachable", "device", record.Name, "err", err)
@@ -142,7 +148,16 @@ func (r *Registry) look(ctx context.Context, e *entry) bool {
 	r.log.Info("device opened", "device", record.Name, "driver", record.Driver, "backend", opened.description.Backend)
 	e.device, e.failure, e.secrets = opened.device, nil, opened.secrets
 	e.description, e.described = opened.description, opened.described
+	if d != nil {
+		r.work.Go(func() { r.closeOld(record.Name, d) }) // what it still does gets no answer anyway
+	}
 	return true
+}
+
+func (r *Registry) closeOld(name string, d *storage.Device) {
+	if err := d.Close(); err != nil {
+		r.log.Warn("device did not close", "device", name, "err", err)
+	}
 }
 
 // opened is a device that has just been opened, with what it said of itself.
@@ -178,19 +193,23 @@ func (r *Registry) open(ctx context.Context, record journal.Device) (opened, err
 	return o, nil
 }
 
-// describe asks an open device how it is. One that does not answer is shown as
-// unreachable by its health, and stays open: it may answer the next call.
-func (r *Registry) describe(ctx context.Context, e *entry, d *storage.Device) {
+// describe asks an open device how it is, and reports whether it answers. One
+// that does not is shown as unreachable by its health, and stays open until it
+// can be opened anew: some backends do not survive the loss of a connection.
+func (r *Registry) describe(ctx context.Context, e *entry, d *storage.Device) (answers bool) {
+	ctx, cancel := context.WithTimeout(ctx, r.options.OpenTime/2) // the rest is for opening it anew
+	defer cancel()
 	desc, err := d.Describe(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil {
 		e.description.Health, e.description.HealthNote = primitives.Unreachable, err.Error()
 		e.description.AtTime = time.Now()
-		return
+		return false
 	}
 	if e.description.Health != desc.Health {
 		r.log.Warn("device changed its health", "device", e.record.Name, "health", desc.Health, "note", desc.HealthNote)
 	}
 	e.description, e.described = desc, true
+	return true
 }

@@ -145,12 +145,10 @@ func (s *Service) copy(ctx context.Context, r *run) error {
 	return err
 }
 
-// clear takes away what an interrupted copy left at the target. Only what this
+// clear takes away what an interrupted copy left at the target, after a crash or
+// because the target's device was away for the clean-up too. Only what this
 // operation itself began can be resumed with its id, so nothing else is touched.
 func (s *Service) clear(ctx context.Context, r *run) error {
-	if !r.Memory.Resumed {
-		return nil // storage.Copy cleaned up after itself
-	}
 	dst, err := s.devices.Await(ctx, r.Args.To.Device)
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ type outcome struct {
 	Tombstone primitives.Tombstone
 	Found     []attach.Found // disks that use an image that is imported
 	Uses      []journal.Use  // theirs
-	Resumed   bool           // a crash came during the step, so it may have been done
+	Resumed   bool           // a crash came during the step, or its clean-up failed: something may be there
 }
 
 // object is the result of kinds that end with one.
@@ -115,7 +115,9 @@ func (s *Service) create(ctx context.Context, r *operation.Run[CreateArgs, outco
 	}
 	r.Memory.Object, err = w.Commit(ctx)
 	if err != nil {
-		err = errors.Join(err, w.Abort(context.WithoutCancel(ctx)))
+		abortErr := w.Abort(context.WithoutCancel(ctx))
+		r.Memory.Resumed = r.Memory.Resumed || abortErr != nil
+		err = errors.Join(err, abortErr)
 	}
 	return err
 }
