@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/tenon-storage/tenon/agent/journal"
@@ -19,6 +18,7 @@ import (
 type detachMemory struct {
 	Domain     hypervisor.DomainID
 	DomainName string
+	Disk       hypervisor.DiskID
 	Use        journal.Use // zero: none is recorded
 }
 
@@ -30,7 +30,7 @@ func (s *Service) detachKind() operation.Kind[DetachArgs, detachMemory] {
 		Subject: func(a DetachArgs) string { return a.Domain + " " + string(a.Disk) },
 		Check:   s.checkDetach,
 		Admit: func(_ *journal.Tx, r *detachRun) error {
-			r.Claim(operation.OnDisk(string(r.Args.Disk)), false)
+			r.Claim(operation.OnDisk(string(r.Memory.Disk)), false)
 			if u := r.Memory.Use; u.ID != "" {
 				r.Claim(operation.OnDevice(u.URI.Device), true)
 				r.Claim(operation.OnVolume(u.URI), true)
@@ -58,9 +58,6 @@ func (s *Service) detachKind() operation.Kind[DetachArgs, detachMemory] {
 }
 
 func (s *Service) checkDetach(ctx context.Context, r *detachRun) error {
-	if err := hypervisor.CheckDiskID(r.Args.Disk); err != nil {
-		return err
-	}
 	if r.Args.Timeout < 0 || r.Args.Timeout > 24*time.Hour {
 		return primitives.Invalid("timeout", "%s: expected up to 24h", r.Args.Timeout)
 	}
@@ -69,28 +66,9 @@ func (s *Service) checkDetach(ctx context.Context, r *detachRun) error {
 		return err
 	}
 	r.Memory.Domain, r.Memory.DomainName = domain.ID, domain.Name
-	if r.Memory.Use, err = s.useOf(domain.ID, r.Args.Disk); err != nil || r.Memory.Use.ID != "" {
-		return err
-	}
-	return s.checkUnrecorded(ctx, domain, r.Args.Disk)
-}
-
-// checkUnrecorded accepts a disk of tenon's whose record was lost, and tells
-// people apart who mean a disk that tenon did not attach.
-func (s *Service) checkUnrecorded(ctx context.Context, domain hypervisor.Domain, id hypervisor.DiskID) error {
-	disks, err := s.disks(ctx, domain.ID)
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(disks, func(d hypervisor.Disk) bool { return d.ID == id }) {
-		return nil
-	}
-	if slices.ContainsFunc(disks, func(d hypervisor.Disk) bool { return d.Target == string(id) }) {
-		return primitives.Errorf(primitives.CodeUnsupported, "tenon did not attach disk %s of domain %s", id, domain.Name).
-			Trying("detach it with the hypervisor's own tools; tenon notices")
-	}
-	return primitives.Errorf(primitives.CodeNotFound, "domain %s has no disk %s", domain.Name, id).
-		Trying("see: tenonctl disk list %s", domain.Name)
+	// A disk of tenon's whose record was lost is detached too.
+	r.Memory.Disk, r.Memory.Use, err = s.identify(ctx, domain, r.Args.Disk)
+	return err
 }
 
 func (s *Service) doDetach(ctx context.Context, r *detachRun) error {
@@ -100,7 +78,7 @@ func (s *Service) doDetach(ctx context.Context, r *detachRun) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(r.Args.Timeout, s.options.DetachTime))
 	defer cancel()
-	_, err = a.Detach(ctx, r.Memory.Domain, r.Args.Disk)
+	_, err = a.Detach(ctx, r.Memory.Domain, r.Memory.Disk)
 	if errors.Is(err, primitives.CodeNotFound) {
 		return nil // the domain went away meanwhile, and its disks with it
 	}

@@ -2,6 +2,11 @@
 
 package attach
 
+import (
+	"github.com/tenon-storage/tenon/agent/journal"
+	"github.com/tenon-storage/tenon/hypervisor"
+)
+
 // Deciding leaves the package in deeds only; its table test looks inside.
 type (
 	Observed = observed
@@ -17,3 +22,8 @@ const (
 
 // Decide is decide.
 func Decide(o Observed) []Deed { return decide(o) }
+
+// Pick is pick.
+func Pick(d hypervisor.Domain, name DiskName, shown []hypervisor.Disk, uses []journal.Use) (hypervisor.DiskID, journal.Use, error) {
+	return pick(d, name, shown, uses)
+}

@@ -27,14 +27,14 @@ type AttachArgs struct {
 // DetachArgs are the arguments of disk.detach, which has no result.
 type DetachArgs struct {
 	Domain  string // name or ID
-	Disk    hypervisor.DiskID
+	Disk    DiskName
 	Timeout time.Duration // how long to wait for the guest; 0: the configured time
 }
 
 // ResizeArgs are the arguments of disk.resize; its result is a Disk.
 type ResizeArgs struct {
-	Domain string
-	Disk   hypervisor.DiskID
+	Domain string // name or ID
+	Disk   DiskName
 	Size   int64
 }
 

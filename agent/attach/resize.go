@@ -46,9 +46,6 @@ func (s *Service) resizeKind() operation.Kind[ResizeArgs, resizeMemory] {
 }
 
 func (s *Service) checkResize(ctx context.Context, r *resizeRun) error {
-	if err := hypervisor.CheckDiskID(r.Args.Disk); err != nil {
-		return err
-	}
 	if r.Args.Size <= 0 {
 		return primitives.Invalid("size", "%d: expected a number of bytes", r.Args.Size)
 	}
@@ -56,15 +53,16 @@ func (s *Service) checkResize(ctx context.Context, r *resizeRun) error {
 	if err != nil {
 		return err
 	}
-	if r.Memory.Use, err = s.useOf(domain.ID, r.Args.Disk); err != nil {
+	id, use, err := s.identify(ctx, domain, r.Args.Disk)
+	if err != nil {
 		return err
 	}
-	if r.Memory.Use.ID == "" {
-		return primitives.Errorf(primitives.CodeNotFound, "domain %s has no disk %s that tenon attached", domain.Name, r.Args.Disk).
+	if use.ID == "" {
+		return primitives.Errorf(primitives.CodeNotFound, "domain %s has disk %s, but no record of its volume", domain.Name, id).
 			Trying("see: tenonctl disk list %s", domain.Name)
 	}
-	r.Memory.DomainName, r.Memory.Accept = domain.Name, domain.Caps.Accepts
-	disk, err := s.find(ctx, domain.ID, r.Args.Disk)
+	r.Memory.Use, r.Memory.DomainName, r.Memory.Accept = use, domain.Name, domain.Caps.Accepts
+	disk, err := s.find(ctx, domain.ID, id)
 	if err != nil {
 		return err
 	}
@@ -111,7 +109,8 @@ func (s *Service) find(ctx context.Context, domain hypervisor.DomainID, id hyper
 			return d, nil
 		}
 	}
-	return hypervisor.Disk{}, primitives.Errorf(primitives.CodeNotFound, "domain %s has no disk %s", domain, id)
+	return hypervisor.Disk{}, primitives.Errorf(primitives.CodeNotFound, "domain %s has no disk %s", domain, id).
+		Trying("see: tenonctl disk list %s", domain)
 }
 
 func (s *Service) resizer(ctx context.Context, u primitives.URI) (*storage.Device, primitives.Resizer, error) {
@@ -160,7 +159,7 @@ func (s *Service) tellSize(ctx context.Context, r *resizeRun) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	return s.adapter.Facets().Resize.ResizeDisk(ctx, hypervisor.DomainID(r.Memory.Use.Domain), r.Args.Disk, r.Memory.Want)
+	return s.adapter.Facets().Resize.ResizeDisk(ctx, hypervisor.DomainID(r.Memory.Use.Domain), hypervisor.DiskID(r.Memory.Use.Disk), r.Memory.Want)
 }
 
 // verifySize reads the size again from the device and the mapping.
@@ -173,7 +172,7 @@ func (s *Service) verifySize(ctx context.Context, r *resizeRun) error {
 	if m.Size != r.Memory.Want {
 		return primitives.Errorf(primitives.CodeInternal, "the volume has %d bytes after a resize to %d", m.Size, r.Memory.Want).On(use.URI)
 	}
-	disk, err := s.find(ctx, hypervisor.DomainID(use.Domain), r.Args.Disk)
+	disk, err := s.find(ctx, hypervisor.DomainID(use.Domain), hypervisor.DiskID(use.Disk))
 	if err != nil {
 		return err
 	}

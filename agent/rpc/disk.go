@@ -7,8 +7,6 @@ import (
 
 	"github.com/tenon-storage/tenon/agent/attach"
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
-	"github.com/tenon-storage/tenon/hypervisor"
-	"github.com/tenon-storage/tenon/primitives"
 )
 
 // disks serves DiskService.
@@ -36,11 +34,9 @@ func (s *disks) DetachDisk(ctx context.Context, r *tenonv1.DetachDiskRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	disk, err := s.identify(ctx, r.GetDomain(), r.GetDisk())
-	if err != nil {
-		return nil, err
-	}
-	op, err := s.start(ctx, attach.KindDetach, r.GetRequestId(), attach.DetachArgs{Domain: r.GetDomain(), Disk: disk, Timeout: limit})
+	op, err := s.start(ctx, attach.KindDetach, r.GetRequestId(), attach.DetachArgs{
+		Domain: r.GetDomain(), Disk: attach.DiskName(r.GetDisk()), Timeout: limit,
+	})
 	return &tenonv1.DetachDiskResponse{Operation: op}, err
 }
 
@@ -72,29 +68,8 @@ func asListed(all []attach.Disk) func(a, b string) bool {
 
 // ResizeDisk grows a disk.
 func (s *disks) ResizeDisk(ctx context.Context, r *tenonv1.ResizeDiskRequest) (*tenonv1.ResizeDiskResponse, error) {
-	disk, err := s.identify(ctx, r.GetDomain(), r.GetDisk())
-	if err != nil {
-		return nil, err
-	}
-	op, err := s.start(ctx, attach.KindResize, r.GetRequestId(), attach.ResizeArgs{Domain: r.GetDomain(), Disk: disk, Size: r.GetSizeBytes()})
+	op, err := s.start(ctx, attach.KindResize, r.GetRequestId(), attach.ResizeArgs{
+		Domain: r.GetDomain(), Disk: attach.DiskName(r.GetDisk()), Size: r.GetSizeBytes(),
+	})
 	return &tenonv1.ResizeDiskResponse{Operation: op}, err
-}
-
-// identify turns what people call a disk, its target or its volume's URI, into
-// its ID. What nothing is called by stays as it is, for the room to refuse.
-func (s *disks) identify(ctx context.Context, domain, name string) (hypervisor.DiskID, error) {
-	if name == "" {
-		return "", primitives.Invalid("disk", "it is empty; expected a disk's ID, target or URI")
-	}
-	all, err := s.service.Disks(ctx, domain)
-	if err != nil {
-		return "", err
-	}
-	u, _ := primitives.ParseURI(name) // zero for what is no URI
-	for _, d := range all {
-		if d.ID != "" && (string(d.ID) == name || d.Target == name || !u.IsZero() && d.URI == u) {
-			return d.ID, nil
-		}
-	}
-	return hypervisor.DiskID(name), nil
 }
