@@ -3,6 +3,7 @@
 package kvm
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -15,7 +16,8 @@ import (
 type breaker struct {
 	mu    sync.Mutex // guards what follows, and the tickets' flags
 	lanes map[lane]*jam
-	stuck int // calls that change a domain, given up and not returned
+	stuck int                // calls that change a domain, given up and not returned
+	free  map[lane]time.Time // when a call that changes a domain last succeeded; the old are dropped
 }
 
 // lane is what a call that hangs stands in the way of.
@@ -49,6 +51,9 @@ const (
 	// maxStuck bounds the goroutines and threads that hanging changes hold. Reads
 	// need no bound: each lane has few, and hangs only if libvirt itself does.
 	maxStuck = 64
+	// fresh is how long a success says that a domain is free. A domain that was
+	// free then cannot have been stuck for monitorLimit now.
+	fresh = time.Second
 )
 
 // admit lets a call begin, or refuses it with CodeUnavailable.
@@ -132,6 +137,25 @@ func (b *breaker) tripped(l lane) bool {
 	defer b.mu.Unlock()
 	j := b.lanes[l]
 	return j != nil && j.late
+}
+
+// succeeded remembers that a lane was free.
+func (b *breaker) succeeded(l lane, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.free == nil {
+		b.free = map[lane]time.Time{}
+	}
+	maps.DeleteFunc(b.free, func(_ lane, at time.Time) bool { return now.Sub(at) >= fresh })
+	b.free[l] = now
+}
+
+// wasFree reports whether a lane was free just now, and nothing went wrong there.
+func (b *breaker) wasFree(l lane, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at, known := b.free[l]
+	return known && now.Sub(at) < fresh && b.lanes[l] == nil
 }
 
 // reset takes a trip back, because a probe found the domain free.

@@ -17,6 +17,7 @@ type ask struct {
 	what   string              // for errors, such as "attach vdb"
 	domain hypervisor.DomainID // the domain it concerns
 	waits  bool                // it waits for QEMU, so a stopped QEMU can make it hang
+	agent  bool                // the guest agent may be what it waits for: its success says nothing about QEMU
 	limit  time.Duration       // 0: the adapter's
 }
 
@@ -53,6 +54,9 @@ func call[T any](ctx context.Context, a *Adapter, q ask, fn func(virt.Conn) (T, 
 		}
 	}
 	v, err := run(ctx, a, conn, q, fn)
+	if err == nil && q.waits && !q.agent {
+		a.breaker.succeeded(q.lane(), time.Now())
+	}
 	if e, ok := errors.AsType[*virt.Error](err); ok {
 		if e.Remote {
 			a.link.drop(conn, e)
@@ -115,8 +119,11 @@ const lastWord = 250 * time.Millisecond
 const monitorLimit = 10 * time.Second
 
 // admitDomain refuses a call on a domain whose monitor is stuck, also where
-// another process got it stuck.
+// another process got it stuck. It asks only where no call has just succeeded.
 func (a *Adapter) admitDomain(ctx context.Context, conn virt.Conn, q ask) error {
+	if a.breaker.wasFree(q.lane(), time.Now()) {
+		return nil
+	}
 	probe := ask{what: "probe the monitor of " + string(q.domain), domain: q.domain}
 	busy, err := run(ctx, a, conn, probe, func(c virt.Conn) (uint64, error) { return c.Occupied(string(q.domain)) })
 	if err != nil {

@@ -118,7 +118,7 @@ func (a *Adapter) agent(ctx context.Context, d hypervisor.DomainID, what string,
 		limit = min(limit, time.Until(deadline))
 	}
 	seconds := max(1, int(limit/time.Second))
-	q := ask{what: what, domain: d, waits: true, limit: limit + margin}
+	q := ask{what: what, domain: d, waits: true, agent: true, limit: limit + margin}
 	// ctx's end is no reason to leave libvirt hanging in the agent.
 	return call(context.WithoutCancel(ctx), a, q, func(c virt.Conn) (int, error) { return command(c, string(d), seconds) })
 }

@@ -41,7 +41,7 @@ func (a *Adapter) Shutdown(ctx context.Context, d hypervisor.DomainID) error {
 	me := a.watchers.join()
 	defer a.watchers.leave(me)
 	for pause := askAgainFirst; ; pause = min(2*pause, askAgainMost) {
-		q := ask{what: "shut domain " + v.Name + " down", domain: d, waits: true}
+		q := ask{what: "shut domain " + v.Name + " down", domain: d, waits: true, agent: true}
 		asked := a.do(ctx, q, func(c virt.Conn) error { return c.Shutdown(string(d)) })
 		up, err := a.awaitEnd(ctx, d, me, pause)
 		switch {

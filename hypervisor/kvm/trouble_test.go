@@ -310,6 +310,24 @@ func TestAHangingCallEndsAtItsLimitAndLaterOnesAtOnce(t *testing.T) {
 	})
 }
 
+func TestADomainThatHasJustAnsweredIsNotProbed(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter) {
+		attach(t, a, "d") // two calls
+		if got := l.Probed(onID); got != 1 {
+			t.Errorf("an attach probed the domain %d times, want once", got)
+		}
+		<-time.After(2 * time.Second)
+		if _, err := a.Freeze(t.Context(), onID, time.Minute, func(context.Context) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		before := l.Probed(onID)
+		attach(t, a, "e")
+		if got := l.Probed(onID) - before; got != 1 {
+			t.Errorf("after the guest agent answered, an attach probed the domain %d times, want once: the agent is not QEMU", got)
+		}
+	})
+}
+
 func TestHangingCallsAreBounded(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter) {
 		const bound = 64

@@ -149,6 +149,7 @@ func (c *Conn) State(uuid string) (out virt.Domain, err error) {
 // Occupied tells how long a call has been waiting for QEMU.
 func (c *Conn) Occupied(uuid string) (ms uint64, err error) {
 	err = c.look(uuid, func(d *domain) error {
+		d.probes++
 		if !d.since.IsZero() {
 			ms = uint64(time.Since(d.since).Milliseconds()) + 1
 		}

@@ -58,6 +58,7 @@ type domain struct {
 	held         chan struct{}   // one token: the right to change the domain
 	stalled      chan struct{}   // not nil: QEMU is stopped until it is closed
 	since        time.Time       // since when a call waits for the stopped QEMU
+	probes       int             // how often it was asked whether it is busy
 	failures     map[string]error
 	stubborn     bool // its definition does not follow what happens to disks
 }
@@ -99,6 +100,13 @@ func (l *Libvirt) Opened() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.opened
+}
+
+// Probed tells how often a domain was asked whether it is busy.
+func (l *Libvirt) Probed(uuid string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.domains[uuid].probes
 }
 
 // Away makes libvirt fail with err, and lose its connections; nil brings it back.
