@@ -25,37 +25,60 @@ const benchDomain = "bench"
 
 // benchAttach attaches a volume through tenond's API and, in turn, a file of the
 // same size through libvirt's binding, to the same running guest and into its
-// definition too. Both are measured by the client, from the call to the answer.
+// definition too. Both are measured by the client, from the call to the answer;
+// then both once more as an operator has them, as whole commands.
 func benchAttach(ctx context.Context, b *bench) ([]row, error) {
 	h, err := newAttachHost(ctx, b)
 	if err != nil {
 		return nil, err
 	}
-	var tenon, bare []time.Duration
+	tenon, bare, err := inTurn(ctx, h.throughTenond, h.bare)
+	if err != nil {
+		return nil, err
+	}
+	tenonctl, virsh, err := inTurn(ctx, h.tenonctl, h.virsh)
+	if err != nil {
+		return nil, err
+	}
+	return []row{
+		lowerIs("attach a raw volume, live and config", "ms", millis(tenon),
+			map[string]float64{"bare libvirt": millis(bare)}, 1.15),
+		lowerIs("the same as a whole command, tenonctl disk attach", "ms", millis(tenonctl),
+			map[string]float64{"virsh attach-device": millis(virsh)}, 1.15),
+	}, nil
+}
+
+// attempt attaches and detaches once and returns how long the attach took.
+type attempt func(ctx context.Context, round int) (time.Duration, error)
+
+// inTurn makes the attempts of both sides in turn and returns their medians.
+func inTurn(ctx context.Context, ours, theirs attempt) (our, their time.Duration, err error) {
+	var tenon, peer []time.Duration
 	for i := range runs + 1 { // the first round warms both sides up
-		t, err := h.throughTenond(ctx)
+		t, err := ours(ctx, i)
 		if err != nil {
-			return nil, err
+			return 0, 0, err
 		}
-		l, err := h.bare(ctx, i)
+		p, err := theirs(ctx, i)
 		if err != nil {
-			return nil, err
+			return 0, 0, err
 		}
 		if i > 0 {
-			tenon, bare = append(tenon, t), append(bare, l)
+			tenon, peer = append(tenon, t), append(peer, p)
 		}
 	}
-	return []row{lowerIs("attach a raw volume, live and config", "ms", millis(median(tenon)),
-		map[string]float64{"bare libvirt": millis(median(bare))}, 1.15)}, nil
+	return median(tenon), median(peer), nil
 }
 
 // attachHost is a guest that both sides attach to.
 type attachHost struct {
-	disks  tenonv1.DiskServiceClient
-	ops    tenonv1.OperationServiceClient
-	domain *libvirt.Domain
-	shell  *guest.Shell
-	image  string
+	tenond   *host.Tenond
+	libvirtd *host.Libvirtd
+	disks    tenonv1.DiskServiceClient
+	ops      tenonv1.OperationServiceClient
+	domain   *libvirt.Domain
+	shell    *guest.Shell
+	image    string
 }
 
 func newAttachHost(ctx context.Context, b *bench) (*attachHost, error) {
@@ -83,7 +106,7 @@ func newAttachHost(ctx context.Context, b *bench) (*attachHost, error) {
 	if _, err := t.Run(ctx, "volume", "create", "fast/v", "--size", "64M", "--format", "raw"); err != nil {
 		return nil, err
 	}
-	h := &attachHost{image: filepath.Join(folder, "..", "bare.raw")}
+	h := &attachHost{tenond: t, libvirtd: l, image: filepath.Join(folder, "..", "bare.raw")}
 	if err := errors.Join(os.WriteFile(h.image, nil, 0o600), os.Truncate(h.image, 64<<20)); err != nil {
 		return nil, err
 	}
@@ -110,7 +133,7 @@ func newAttachHost(ctx context.Context, b *bench) (*attachHost, error) {
 }
 
 // throughTenond attaches and detaches through the API; the attach is measured.
-func (h *attachHost) throughTenond(ctx context.Context) (time.Duration, error) {
+func (h *attachHost) throughTenond(ctx context.Context, _ int) (time.Duration, error) {
 	start := time.Now()
 	asked, err := h.disks.AttachDisk(ctx, &tenonv1.AttachDiskRequest{Uri: "fast/v", Domain: benchDomain})
 	if err != nil {
@@ -121,16 +144,32 @@ func (h *attachHost) throughTenond(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	disk := op.GetDisk().GetId()
-	if _, err := h.shell.Run(ctx, "disk "+disk); err != nil {
-		return 0, err
-	}
-	gone, err := h.disks.DetachDisk(ctx, &tenonv1.DetachDiskRequest{Domain: benchDomain, Disk: disk})
+	return took, h.detach(ctx, op.GetDisk().GetId())
+}
+
+// tenonctl is throughTenond as a whole command.
+func (h *attachHost) tenonctl(ctx context.Context, _ int) (time.Duration, error) {
+	start := time.Now()
+	var answer struct{ Disk struct{ ID string } }
+	err := h.tenond.RunJSON(ctx, &answer, "disk", "attach", "fast/v", benchDomain)
+	took := time.Since(start)
 	if err != nil {
 		return 0, err
 	}
+	return took, h.detach(ctx, answer.Disk.ID)
+}
+
+// detach waits for the disk in the guest and takes it away again.
+func (h *attachHost) detach(ctx context.Context, disk string) error {
+	if _, err := h.shell.Run(ctx, "disk "+disk); err != nil {
+		return err
+	}
+	gone, err := h.disks.DetachDisk(ctx, &tenonv1.DetachDiskRequest{Domain: benchDomain, Disk: disk})
+	if err != nil {
+		return err
+	}
 	_, err = h.wait(ctx, gone.GetOperation())
-	return took, err
+	return err
 }
 
 func (h *attachHost) wait(ctx context.Context, op *tenonv1.Operation) (*tenonv1.Operation, error) {
@@ -150,9 +189,7 @@ func (h *attachHost) wait(ctx context.Context, op *tenonv1.Operation) (*tenonv1.
 // bare does the same with nothing but libvirt: one call for the running domain
 // and one for its definition, as tenon makes them.
 func (h *attachHost) bare(ctx context.Context, round int) (time.Duration, error) {
-	serial := fmt.Sprintf("bare-%d", round)
-	xml := fmt.Sprintf(`<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' discard='unmap' error_policy='stop'/>`+
-		`<source file='%s'/><target dev='vdz' bus='virtio'/><serial>%s</serial><alias name='ua-%s'/></disk>`, h.image, serial, serial)
+	serial, xml := h.bareDisk("bare", round)
 	start := time.Now()
 	if err := h.domain.AttachDeviceFlags(xml, libvirt.DOMAIN_DEVICE_MODIFY_LIVE); err != nil {
 		return 0, err
@@ -160,16 +197,40 @@ func (h *attachHost) bare(ctx context.Context, round int) (time.Duration, error)
 	if err := h.domain.AttachDeviceFlags(xml, libvirt.DOMAIN_DEVICE_MODIFY_CONFIG); err != nil {
 		return 0, err
 	}
-	took := time.Since(start)
+	return time.Since(start), h.unplug(ctx, serial, xml)
+}
+
+// virsh is bare as a whole command.
+func (h *attachHost) virsh(ctx context.Context, round int) (time.Duration, error) {
+	serial, xml := h.bareDisk("virsh", round)
+	file := h.image + ".xml"
+	if err := os.WriteFile(file, []byte(xml), 0o600); err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	if _, err := h.libvirtd.Virsh(ctx, "attach-device", benchDomain, file, "--live", "--config"); err != nil {
+		return 0, err
+	}
+	return time.Since(start), h.unplug(ctx, serial, xml)
+}
+
+// bareDisk describes a disk as tenon would.
+func (h *attachHost) bareDisk(by string, round int) (serial, xml string) {
+	serial = fmt.Sprintf("%s-%d", by, round)
+	return serial, fmt.Sprintf(`<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' discard='unmap' error_policy='stop'/>`+
+		`<source file='%s'/><target dev='vdz' bus='virtio'/><serial>%s</serial><alias name='ua-%s'/></disk>`, h.image, serial, serial)
+}
+
+// unplug is detach without tenond.
+func (h *attachHost) unplug(ctx context.Context, serial, xml string) error {
 	if _, err := h.shell.Run(ctx, "disk "+serial); err != nil {
-		return 0, err
+		return err
 	}
-	if err := h.domain.DetachDeviceFlags(xml, libvirt.DOMAIN_DEVICE_MODIFY_LIVE); err != nil {
-		return 0, err
-	}
-	if err := h.domain.DetachDeviceFlags(xml, libvirt.DOMAIN_DEVICE_MODIFY_CONFIG); err != nil {
-		return 0, err
+	for _, half := range []libvirt.DomainDeviceModifyFlags{libvirt.DOMAIN_DEVICE_MODIFY_LIVE, libvirt.DOMAIN_DEVICE_MODIFY_CONFIG} {
+		if err := h.domain.DetachDeviceFlags(xml, half); err != nil {
+			return err
+		}
 	}
 	_, err := h.shell.Run(ctx, "disk-gone "+serial)
-	return took, err
+	return err
 }
