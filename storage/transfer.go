@@ -190,28 +190,16 @@ func (t *transfer) advance(n int64) {
 }
 
 // plan yields the blocks of the whole target, in order: what the source says it
-// has, and everything else as zero. Where the source cannot say, or stops
-// saying, everything is read.
+// has, and everything else as zero.
 func (t *transfer) plan(ctx context.Context) iter.Seq[block] {
 	return func(yield func(block) bool) {
-		at, size := int64(0), t.r.Size()
-		silent := !t.tellable(ctx)
-		if !silent {
-			for e, err := range t.extents(ctx) {
-				if err != nil {
-					silent = true // what came before is right
-					break
-				}
-				from, to := min(e.Off, size), min(e.Off+e.Len, size)
-				if !pieces(yield, at, from, true) || !pieces(yield, from, to, e.Kind == primitives.ExtentZero) {
-					return
-				}
-				at = to
+		size := t.r.Size()
+		for run := range t.src.Runs(ctx, t.from, 0, size) {
+			if !pieces(yield, run.Off, run.Off+run.Len, run.Zero) {
+				return
 			}
 		}
-		if pieces(yield, at, size, !silent) {
-			pieces(yield, size, t.tail, true)
-		}
+		pieces(yield, size, t.tail, true)
 	}
 }
 
@@ -229,32 +217,4 @@ func pieces(yield func(block) bool, from, to int64, zero bool) bool {
 		from += n
 	}
 	return true
-}
-
-// extents asks without locks of its own: the Reader has them, and a second set
-// could wait for somebody who waits for the first.
-func (t *transfer) extents(ctx context.Context) iter.Seq2[primitives.Extent, error] {
-	return t.src.facets.Delta.(deltaReader).extents(ctx, primitives.DeltaRequest{Target: t.from}, nil)
-}
-
-// tellable reports whether the extents told now are those of the bytes that the
-// Reader reads. They may not be when a guest, here or on another host, writes to
-// the volume meanwhile.
-func (t *transfer) tellable(ctx context.Context) bool {
-	if t.src.facets.Delta == nil {
-		return false
-	}
-	if t.from.IsSnapshot() || t.src.facets.Map == nil {
-		return true
-	}
-	if t.src.known(ctx).Caps.SharedAcrossHosts {
-		return false
-	}
-	mappings, err := t.src.facets.Map.Mappings(ctx)
-	for _, m := range mappings {
-		if m.URI == t.from && m.Active && m.Access == primitives.ReadWrite {
-			return false
-		}
-	}
-	return err == nil
 }
