@@ -48,10 +48,12 @@ type Adapter interface {
 	// its serial in the guest and the identity by which Disks knows it again. A
 	// repeat finds the disk there and is success; the same ID with another
 	// mapping, or on a disk that is Detaching, is CodeConflict; CodeInUse when
-	// something else has the image open; CodeNoSpace without a free slot. After a
-	// failure of the first step nothing is attached, but CodeUnavailable leaves
-	// open whether it is: a repeat, or Disks, tells. After a failure of the second
-	// the error is nil, the first stands and ConfigErr says why.
+	// something else has the image open; CodeNoSpace without a free slot. Where a
+	// name is asked for, CodeConflict when another domain has it by now, and
+	// CodeNotFound when none has. After a failure of the first step nothing is
+	// attached, but CodeUnavailable leaves open whether it is: a repeat, or Disks,
+	// tells. After a failure of the second the error is nil, the first stands and
+	// ConfigErr says why.
 	Attach(ctx context.Context, r AttachRequest) (AttachResult, error)
 	// Detach takes a disk away. It is a request to the guest: Detach returns when
 	// the disk is seen to be gone, CodeInUse when the guest refused, and
@@ -209,6 +211,7 @@ const (
 // AttachRequest asks for a disk.
 type AttachRequest struct {
 	Domain  DomainID
+	Name    string // which the domain has to bear at this moment; "": any
 	Disk    DiskID
 	Mapping primitives.Mapping
 	Bus     string // "virtio" (default) or "scsi"
@@ -228,7 +231,9 @@ const (
 // String returns the outcome in words.
 func (o Outcome) String() string { return [...]string{"not asked", "done", "already", "failed"}[o] }
 
-// AttachResult is what became of both steps. ConfigErr is set when Config Failed.
+// AttachResult is what became of both steps. ConfigErr is set when Config Failed
+// after Live was done. Beside an error, the step that failed is Failed; where
+// none is, nothing was tried.
 type AttachResult struct {
 	Disk         Disk
 	Live, Config Outcome

@@ -22,9 +22,8 @@ type attachMemory struct {
 	Accept     []primitives.Acceptable
 	Disk       Disk
 
-	mapping primitives.Mapping          // made anew by each repeat; it may hold secrets
-	asked   bool                        // the hypervisor was asked to attach, in this life
-	sure    func(context.Context) error // the domain is the one that was meant; nil: known, or not asked since a crash
+	mapping primitives.Mapping // made anew by each repeat; it may hold secrets
+	asked   bool               // the hypervisor was asked to attach, in this life
 }
 
 type attachRun = operation.Run[AttachArgs, attachMemory]
@@ -64,11 +63,10 @@ func (s *Service) checkAttach(ctx context.Context, r *attachRun) error {
 	if _, err := s.devices.Device(r.Args.URI.Device); err != nil {
 		return err
 	}
-	domain, sure, err := s.recall(ctx, r.Args.Domain)
+	domain, err := s.recall(ctx, r.Args.Domain)
 	if err != nil {
 		return err
 	}
-	r.Memory.sure = sure
 	if domain.State == hypervisor.StateRunning && !domain.Caps.AttachLive {
 		return primitives.Errorf(primitives.CodeUnsupported, "domain %s cannot be given disks while it runs", domain.Name)
 	}
@@ -150,31 +148,23 @@ func (s *Service) doAttach(ctx context.Context, r *attachRun) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	use := r.Memory.Use
-	if err := s.meant(ctx, r); err != nil {
-		return err
+	name := r.Args.Domain
+	if strings.ToLower(name) == use.Domain {
+		name = "" // an ID stays with its domain
 	}
 	r.Memory.asked = true
 	result, err := a.Attach(ctx, hypervisor.AttachRequest{
-		Domain: hypervisor.DomainID(use.Domain), Disk: hypervisor.DiskID(use.Disk),
+		Domain: hypervisor.DomainID(use.Domain), Name: name, Disk: hypervisor.DiskID(use.Disk),
 		Mapping: r.Memory.mapping, Bus: r.Args.Bus,
 	})
 	if err != nil {
+		s.forget(name) // it may be the name that has moved
+		r.Memory.asked = result.Live == hypervisor.Failed || result.Config == hypervisor.Failed
 		return err
 	}
 	r.Memory.Disk = Disk{Disk: result.Disk, DomainName: r.Memory.DomainName, URI: use.URI, Size: r.Memory.mapping.Size, Use: use.ID}
 	if result.Config == hypervisor.Failed && result.ConfigErr != nil {
 		r.Memory.Disk.ConfigNote = result.ConfigErr.Error()
-	}
-	return nil
-}
-
-// meant makes sure that the domain is the one that the caller named.
-func (s *Service) meant(ctx context.Context, r *attachRun) error {
-	switch {
-	case r.Memory.sure != nil:
-		return r.Memory.sure(ctx)
-	case r.Resumed():
-		return s.still(ctx, r.Args.Domain, hypervisor.DomainID(r.Memory.Use.Domain))
 	}
 	return nil
 }

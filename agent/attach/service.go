@@ -135,37 +135,22 @@ func (s *Service) Domain(ctx context.Context, nameOrID string) (hypervisor.Domai
 }
 
 // recall is Domain that answers with what was seen last, where that names a
-// domain, and looks again meanwhile: sure waits for that look and reports
-// whether the answer holds. Nothing is changed on the strength of a memory; it
-// only lets what comes before the change begin.
-func (s *Service) recall(ctx context.Context, name string) (d hypervisor.Domain, sure func(context.Context) error, err error) {
+// domain. Nothing is changed on the strength of a memory: whoever acts on it has
+// the hypervisor make sure of the name.
+func (s *Service) recall(ctx context.Context, nameOrID string) (hypervisor.Domain, error) {
 	s.mu.Lock()
-	d, remembered := s.seen[name]
+	d, remembered := s.seen[nameOrID]
 	s.mu.Unlock()
-	if !remembered {
-		d, err = s.Domain(ctx, name)
-		return d, nil, err
+	if remembered {
+		return d, nil
 	}
-	looked := make(chan error, 1)
-	look := context.WithoutCancel(ctx) // it belongs to the operation; callTime bounds it
-	s.work.Go(func() { looked <- s.still(look, name, d.ID) })
-	return d, func(ctx context.Context) error {
-		select {
-		case err := <-looked:
-			return err
-		case <-ctx.Done():
-			return &primitives.Error{Code: primitives.CodeOf(ctx.Err()), Op: "find domain " + name, Err: context.Cause(ctx)}
-		}
-	}, nil
+	return s.Domain(ctx, nameOrID)
 }
 
-// still reports whether the name leads to that domain now.
-func (s *Service) still(ctx context.Context, name string, id hypervisor.DomainID) error {
-	d, err := s.Domain(ctx, name)
-	if err == nil && d.ID != id {
-		err = primitives.Errorf(primitives.CodeConflict, "another domain got the name %q at this moment", name).Trying("repeat the request")
-	}
-	return err
+func (s *Service) forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.seen, name)
 }
 
 // Disks lists the disks of a domain as the hypervisor shows them now, with the

@@ -17,6 +17,9 @@ func (a *Adapter) Attach(ctx context.Context, r hypervisor.AttachRequest) (hyper
 	if err := checkAttach(r); err != nil {
 		return hypervisor.AttachResult{}, err
 	}
+	if err := a.checkName(r); err != nil {
+		return hypervisor.AttachResult{}, err
+	}
 	v, err := a.look(ctx, r.Domain)
 	if err != nil {
 		return hypervisor.AttachResult{}, err
@@ -47,6 +50,24 @@ func (a *Adapter) Attach(ctx context.Context, r hypervisor.AttachRequest) (hyper
 		}
 	}
 	return res, nil
+}
+
+// checkName refuses a domain that does not bear the name that is asked for.
+func (a *Adapter) checkName(r hypervisor.AttachRequest) error {
+	if r.Name == "" {
+		return nil
+	}
+	a.host.mu.Lock()
+	defer a.host.mu.Unlock()
+	for _, d := range a.host.domains {
+		if d.name == r.Name && d.id != r.Domain {
+			return primitives.Errorf(primitives.CodeConflict, "the name %q belongs to another domain now: %s is not %s", r.Name, d.id, r.Domain)
+		}
+		if d.name == r.Name {
+			return nil
+		}
+	}
+	return primitives.Errorf(primitives.CodeNotFound, "domain %q does not exist", r.Name)
 }
 
 func (a *Adapter) attachLive(ctx context.Context, r hypervisor.AttachRequest) error {

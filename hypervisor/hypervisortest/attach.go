@@ -71,6 +71,22 @@ var basics = []check{
 }
 
 var attaching = []check{
+	{"AttachHoldsToTheNameThatWasAskedFor", func(s *suite) {
+		r := request(s.h.Domain, s.id(), s.file())
+		r.Name = s.domain(s.h.Off).Name
+		res, err := s.a.Attach(s.ctx, r)
+		s.code("Attach by another domain's name", err, primitives.CodeConflict)
+		if res.Live != hypervisor.NotAsked || res.Config != hypervisor.NotAsked {
+			s.Errorf("Attach by another domain's name = live %v, config %v; want that nothing was tried", res.Live, res.Config)
+		}
+		r.Name = "no-domain-of-this-name"
+		_, err = s.a.Attach(s.ctx, r)
+		s.code("Attach by nobody's name", err, primitives.CodeNotFound)
+		s.want(r.Domain, r.Disk, false, false)
+		r.Name = s.domain(s.h.Domain).Name
+		s.attach(r)
+		s.want(r.Domain, r.Disk, true, true)
+	}},
 	{"AttachGivesTheGuestTheDisk", func(s *suite) {
 		for _, storage := range s.h.Storages {
 			s.sub(storage.Name, func(s *suite) { s.roundTrip(storage.New(s.T, size), "") })

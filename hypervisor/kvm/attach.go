@@ -22,7 +22,7 @@ func (a *Adapter) Attach(ctx context.Context, r hypervisor.AttachRequest) (hyper
 	if err := checkAttach(r); err != nil {
 		return hypervisor.AttachResult{}, err
 	}
-	v, unlock, err := a.claim(ctx, r.Domain, "attach disk "+string(r.Disk))
+	v, unlock, err := a.claimNamed(ctx, r.Domain, r.Name, "attach disk "+string(r.Disk))
 	if err != nil {
 		return hypervisor.AttachResult{}, err
 	}

@@ -76,6 +76,11 @@ func (a *Adapter) Disks(ctx context.Context, d hypervisor.DomainID) ([]hyperviso
 // is refused while a call that was given up may still change something, so that
 // what was read stays true until unlock.
 func (a *Adapter) claim(ctx context.Context, d hypervisor.DomainID, what string) (v view, unlock func(), err error) {
+	return a.claimNamed(ctx, d, "", what)
+}
+
+// claimNamed is claim of a domain that has to bear a name, unless that is "".
+func (a *Adapter) claimNamed(ctx context.Context, d hypervisor.DomainID, name, what string) (v view, unlock func(), err error) {
 	if err := checkDomain(d); err != nil {
 		return view{}, nil, err
 	}
@@ -84,7 +89,7 @@ func (a *Adapter) claim(ctx context.Context, d hypervisor.DomainID, what string)
 		return view{}, nil, err
 	}
 	if _, err = a.breaker.admit(ask{domain: d, waits: true}.lane(), what, time.Now()); err == nil {
-		v, err = a.look(ctx, d)
+		v, err = a.lookNamed(ctx, d, name)
 	}
 	if err != nil {
 		unlock()
@@ -95,16 +100,33 @@ func (a *Adapter) claim(ctx context.Context, d hypervisor.DomainID, what string)
 
 // look reads a domain as it is now.
 func (a *Adapter) look(ctx context.Context, d hypervisor.DomainID) (view, error) {
+	return a.lookNamed(ctx, d, "")
+}
+
+// lookNamed is look at a domain that has to bear a name, unless that is "".
+func (a *Adapter) lookNamed(ctx context.Context, d hypervisor.DomainID, name string) (view, error) {
 	if err := checkDomain(d); err != nil {
 		return view{}, err
 	}
 	return call(ctx, a, ask{what: "read domain " + string(d), domain: d}, func(c virt.Conn) (view, error) {
-		state, err := c.State(string(d))
+		state, err := stateOf(c, d, name)
 		if err != nil {
 			return view{}, err
 		}
 		return readView(c, state, &a.readings)
 	})
+}
+
+func stateOf(c virt.Conn, d hypervisor.DomainID, name string) (virt.Domain, error) {
+	if name == "" {
+		return c.State(string(d))
+	}
+	state, err := c.ByName(name)
+	if err == nil && state.UUID != string(d) {
+		err = primitives.Errorf(primitives.CodeConflict, "the name %q belongs to another domain now: %s is not %s", name, state.UUID, d).
+			Trying("repeat the request")
+	}
+	return state, err
 }
 
 // listViews reads all domains; one that goes away meanwhile is left out.
