@@ -110,7 +110,8 @@ func (s *sender) message(m *tenonv1.ReadVolumeResponse, n int64) error {
 // errUncommitted ends a stream that its client ended without asking for the commit.
 var errUncommitted = primitives.Errorf(primitives.CodeCancelled, "the stream ended before the commit was asked for; the volume is not whole")
 
-// WriteVolume writes bytes into a volume.
+// WriteVolume writes bytes into a volume. The volume is untouched until the first
+// run is there and known to fit.
 func (s *volumes) WriteVolume(stream grpc.ClientStreamingServer[tenonv1.WriteVolumeRequest, tenonv1.WriteVolumeResponse]) error {
 	first, err := stream.Recv()
 	if err != nil {
@@ -120,24 +121,52 @@ func (s *volumes) WriteVolume(stream grpc.ClientStreamingServer[tenonv1.WriteVol
 	if err != nil {
 		return err
 	}
+	run := first
+	for !run.GetCommit() && len(run.GetData()) == 0 && run.GetZeroLength() == 0 {
+		if run, err = stream.Recv(); err != nil {
+			return ended(err)
+		}
+	}
+	if err := s.fits(stream.Context(), u, run); err != nil {
+		return err
+	}
 	w, err := s.service.Write(stream.Context(), u, first.GetRequestId())
 	if err != nil {
 		return err
 	}
-	o, err := receive(stream, w, first)
+	o, err := receive(stream, w, run)
 	if err != nil {
-		return errors.Join(notWhole(err), w.Abort(context.WithoutCancel(stream.Context())))
+		return errors.Join(notWhole(err, first.GetRequestId()), w.Abort(context.WithoutCancel(stream.Context())))
 	}
 	return stream.SendAndClose(&tenonv1.WriteVolumeResponse{Volume: volumeOf(o, facetsOf(s.registry, u.Device))})
 }
 
+// fits refuses a first run that is not within the volume.
+func (s *volumes) fits(ctx context.Context, u primitives.URI, m *tenonv1.WriteVolumeRequest) error {
+	d, err := s.service.Device(ctx, u)
+	if err != nil {
+		return err
+	}
+	o, err := d.Stat(ctx, u, primitives.Op{})
+	if err != nil {
+		return err
+	}
+	if n := max(int64(len(m.GetData())), m.GetZeroLength()); m.GetOffset() > o.Size-n {
+		return primitives.Invalid("offset", "%d bytes at %d are not within the volume's %d bytes", n, m.GetOffset(), o.Size).On(u)
+	}
+	return nil
+}
+
 // notWhole adds to the error of a write that began what to do about the volume.
-func notWhole(err error) error {
+func notWhole(err error, requestID string) error {
 	e, ok := errors.AsType[*primitives.Error](err)
 	if !ok || e.Try != "" {
 		return err
 	}
-	return e.Trying("write the volume again, it is incomplete now; or delink it")
+	if requestID == "" {
+		return e.Trying("delink the volume, it is incomplete now")
+	}
+	return e.Trying("write the volume again with request id %s, it is incomplete now; or delink it", requestID)
 }
 
 // receive writes every run and commits when the client says so.
