@@ -217,7 +217,8 @@ func (s *session) openOverwrite(ctx context.Context, u primitives.URI, w primiti
 		return nil, fail(primitives.CodeConflict, u, "operation %q is writing it", r.Writing.ID)
 	case cond == torn && (w.ID == "" || r.Writing.ID != w.ID):
 		if w.Resume {
-			return nil, fail(primitives.CodeConflict, u, "another operation was interrupted while it wrote it")
+			return nil, fail(primitives.CodeConflict, u, "another operation, %q, was interrupted while it wrote it", r.Writing.ID).
+				Trying("write it again with that request id, or delink the volume")
 		}
 		return nil, errTorn(u, r.family)
 	}

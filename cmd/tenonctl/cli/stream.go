@@ -240,17 +240,39 @@ func (a *app) write(ctx context.Context, uri string, offset int64, input string)
 	if err := stream.Send(&tenonv1.WriteVolumeRequest{RequestId: a.requestID, Uri: uri, Offset: offset}); err != nil {
 		return answer(stream, err)
 	}
-	written, err := a.send(stream, source, uri, offset, total)
+	// A read of a pipe or a terminal cannot be ended, so Ctrl-C leaves it behind.
+	var written int64
+	sent := make(chan error, 1)
+	go func() {
+		var err error
+		written, err = a.send(stream, source, uri, offset, total)
+		sent <- err
+	}()
+	select {
+	case err = <-sent:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
 	if err != nil {
-		return err
+		return a.cutShort(ctx, uri, err)
 	}
 	resp, err := stream.CloseAndRecv()
 	if err != nil {
-		return err
+		return a.cutShort(ctx, uri, err)
 	}
 	return a.print(resp.GetVolume(), func() string {
 		return fmt.Sprintf("volume %s written: %s\n", show.Short(resp.GetVolume().GetUri()), show.ExactSize(written))
 	})
+}
+
+// cutShort says what becomes of a volume whose writing was interrupted.
+func (a *app) cutShort(ctx context.Context, uri string, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return failf(tenonv1.ErrorCode_ERROR_CODE_CANCELLED,
+		fmt.Sprintf("repeat the command with --request-id %s, or delink the volume", a.requestID),
+		"%s; what was written is not the whole, and volume %s is incomplete if anything was", ended(ctx), show.Short(uri))
 }
 
 // fits refuses a file that is too large before a byte of the volume changes.
