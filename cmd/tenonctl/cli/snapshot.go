@@ -157,7 +157,7 @@ func (a *app) snapshotDestroy() *cobra.Command {
 		}
 		device, id, err := a.tombstone(ctx, args)
 		if err != nil {
-			return err
+			return a.repeated(ctx, "destroy", err)
 		}
 		client, err := a.snapshots()
 		if err != nil {

@@ -4,11 +4,13 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tenon-storage/tenon/api/failure"
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
 	"github.com/tenon-storage/tenon/cmd/tenonctl/show"
 )
@@ -62,6 +64,25 @@ func (a *app) tombstone(ctx context.Context, args []string) (device, id string, 
 	return "", "", failf(tenonv1.ErrorCode_ERROR_CODE_INVALID,
 		"name one of them: "+device+" "+strings.Join(ids, ", or "+device+" "),
 		"%d tombstones were %s", len(found), was)
+}
+
+// repeated follows the operation that an earlier command began with the given
+// request id. A tombstone that was named by its URI is not found any more once
+// it has been relinked or destroyed, and the repeat must not fail for that.
+func (a *app) repeated(ctx context.Context, verb string, notFound error) error {
+	if e, ok := errors.AsType[*failure.Error](notFound); !ok || e.Failure.GetCode() != tenonv1.ErrorCode_ERROR_CODE_NOT_FOUND {
+		return notFound
+	}
+	all, err := a.allOperations(ctx, &tenonv1.ListOperationsRequest{})
+	if err != nil {
+		return notFound
+	}
+	for _, op := range all.GetOperations() {
+		if op.GetRequestId() == a.requestID && strings.HasSuffix(op.GetKind(), "."+verb) {
+			return a.follow(ctx, op)
+		}
+	}
+	return notFound
 }
 
 func nounOf(uri string) string {

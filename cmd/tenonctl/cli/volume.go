@@ -244,7 +244,7 @@ func (a *app) volumeRelink() *cobra.Command {
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
 		device, id, err := a.tombstone(ctx, args)
 		if err != nil {
-			return err
+			return a.repeated(ctx, "relink", err)
 		}
 		client, err := a.volumes()
 		if err != nil {
@@ -273,7 +273,7 @@ func (a *app) volumeDestroy() *cobra.Command {
 		}
 		device, id, err := a.tombstone(ctx, args)
 		if err != nil {
-			return err
+			return a.repeated(ctx, "destroy", err)
 		}
 		client, err := a.volumes()
 		if err != nil {
