@@ -66,7 +66,7 @@ func ParseSize(text string) (int64, error) {
 	case !n.IsInt():
 		return 0, fmt.Errorf("%q is not a whole number of bytes", text)
 	case !n.Num().IsInt64():
-		return 0, fmt.Errorf("%q is more than 8E", text)
+		return 0, fmt.Errorf("%q is too large; expected less than 8E", text)
 	}
 	return n.Num().Int64(), nil
 }
