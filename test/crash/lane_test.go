@@ -244,7 +244,7 @@ func (l *lane) changes(p *place) []act {
 			acts = append(acts, act{verb: "delink snapshot", args: []string{"snapshot", "delink", uri}, done: func() {
 				v.buried[name] = v.snapshots[name]
 				delete(v.snapshots, name)
-			}})
+			}, mayBlock: true})
 		case buried:
 			acts = append(acts, act{verb: "relink snapshot", args: []string{"volume", "relink", uri}, done: func() {
 				v.snapshots[name] = v.buried[name]
@@ -262,7 +262,7 @@ func (l *lane) changes(p *place) []act {
 func (l *lane) ends(p *place) []act {
 	var acts []act
 	if p.there != nil && p.buried == nil && len(p.there.buried) == 0 {
-		acts = append(acts, act{verb: "delink", args: []string{"volume", "delink", p.uri}, done: func() { p.there, p.buried = nil, p.there }})
+		acts = append(acts, act{verb: "delink", args: []string{"volume", "delink", p.uri}, done: func() { p.there, p.buried = nil, p.there }, mayBlock: true})
 	}
 	if p.buried != nil {
 		acts = append(acts, act{verb: "destroy", args: []string{"volume", "destroy", p.uri}, done: func() { p.buried = nil }, mayBlock: true})
