@@ -514,8 +514,10 @@ func TestSecretsAreNowhereButInTheirFile(t *testing.T) {
 	w := newWorld(t)
 	h := boot(t, w, -1)
 	const canary, second = "canary-4711", "canary-4712"
-	spec := device.Spec{Name: "new", Driver: mem.Name, Props: primitives.Props{"store": "new"},
-		Secrets: primitives.NewSecrets(map[string][]byte{"token": []byte(canary)})}
+	spec := device.Spec{
+		Name: "new", Driver: mem.Name, Props: primitives.Props{"store": "new"},
+		Secrets: primitives.NewSecrets(map[string][]byte{"token": []byte(canary)}),
+	}
 	h.wait(h.devices.Add(t.Context(), spec, device.Origin{RequestID: "r"}))
 	h.wait(h.devices.Add(t.Context(), spec, device.Origin{RequestID: "r"})) // the same request
 	spec.Secrets = primitives.NewSecrets(map[string][]byte{"token": []byte(second)})

@@ -31,8 +31,8 @@ func (s *Service) UsersOf(ctx context.Context, path string) ([]Found, error) {
 	if s.adapter == nil {
 		return nil, nil
 	}
-	image, err := os.Stat(path)
-	if err != nil {
+	image, _ := os.Stat(path)
+	if image == nil {
 		return nil, nil // the device says what is wrong with it
 	}
 	is := func(other string) bool {

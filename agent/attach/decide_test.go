@@ -78,13 +78,17 @@ func TestDecide(t *testing.T) {
 			attach.Observed{Domains: disks(), Complete: true, Mappings: mappings(primitives.Mapping{ID: "x", Consumer: "export-7"})}, nil,
 		},
 		"an adopted disk is there": {
-			attach.Observed{Uses: []journal.Use{adopted}, Known: known, Domains: disks(foreign), Complete: true,
-				Mappings: mappings(primitives.Mapping{ID: "m2", Consumer: "disk-t2", Active: true})}, nil,
+			attach.Observed{
+				Uses: []journal.Use{adopted}, Known: known, Domains: disks(foreign), Complete: true,
+				Mappings: mappings(primitives.Mapping{ID: "m2", Consumer: "disk-t2", Active: true}),
+			}, nil,
 		},
 		"an adopted disk's target shows another image": {
-			attach.Observed{Uses: []journal.Use{adopted}, Known: known, Domains: disks(foreign), Complete: true,
+			attach.Observed{
+				Uses: []journal.Use{adopted}, Known: known, Domains: disks(foreign), Complete: true,
 				Mappings:  mappings(primitives.Mapping{ID: "m2", Consumer: "disk-t2", Active: true}),
-				Elsewhere: map[string]bool{"disk-t2": true}},
+				Elsewhere: map[string]bool{"disk-t2": true},
+			},
 			[]attach.Deed{{What: attach.Forget, Use: adopted}},
 		},
 	}

@@ -55,7 +55,7 @@ func (s *Service) watch(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		s.log.Warn("hypervisor cannot be watched", "err", err)
+		s.log.WarnContext(ctx, "hypervisor cannot be watched", "err", err)
 		pause(ctx, rewatchTime)
 	}
 }
@@ -82,7 +82,7 @@ func (s *Service) tend(ctx context.Context) {
 		}
 		pass, cancel := context.WithTimeout(ctx, passTime)
 		if err := s.Reconcile(pass); err != nil && ctx.Err() == nil {
-			s.log.Warn("record of uses could not be made true", "err", err)
+			s.log.WarnContext(ctx, "record of uses could not be made true", "err", err)
 		}
 		cancel()
 	}
@@ -108,7 +108,7 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	var errs []error
 	for _, d := range decide(o) {
 		err := s.do(ctx, d)
-		s.log.Info("record of uses corrected", "deed", d.What, "use", d.Use.ID, "mapping", d.Mapping.ID, "err", err)
+		s.log.InfoContext(ctx, "record of uses corrected", "deed", d.What, "use", d.Use.ID, "mapping", d.Mapping.ID, "err", err)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
@@ -170,7 +170,7 @@ func (s *Service) seeDisks(ctx context.Context, uses map[string]journal.Use) (se
 	}
 	domains, err := s.Domains(ctx)
 	if err != nil {
-		s.log.Debug("domains could not be listed", "err", err)
+		s.log.DebugContext(ctx, "domains could not be listed", "err", err)
 		return nil, false
 	}
 	complete = true
@@ -180,7 +180,7 @@ func (s *Service) seeDisks(ctx context.Context, uses map[string]journal.Use) (se
 		exists[d.ID] = true
 		disks, err := s.disks(ctx, d.ID)
 		if err != nil {
-			s.log.Debug("disks could not be listed", "domain", d.Name, "err", err)
+			s.log.DebugContext(ctx, "disks could not be listed", "domain", d.Name, "err", err)
 			complete = false
 			continue
 		}
@@ -204,7 +204,7 @@ func (s *Service) seeMappings(ctx context.Context) map[string][]primitives.Mappi
 		}
 		mappings, err := d.Facets().Map.Mappings(ctx)
 		if err != nil {
-			s.log.Debug("mappings could not be listed", "device", name, "err", err)
+			s.log.DebugContext(ctx, "mappings could not be listed", "device", name, "err", err)
 			continue
 		}
 		seen[name] = mappings
@@ -248,8 +248,15 @@ func (s *Service) do(ctx context.Context, d deed) error {
 			return err
 		}
 		return s.journal.Update(func(tx *journal.Tx) error {
-			if now, err := tx.Use(d.Use.ID); err != nil || now != d.Use || s.busy(now) {
-				return nil // somebody else was at it; the next pass looks again
+			now, err := tx.Use(d.Use.ID)
+			if errors.Is(err, primitives.CodeNotFound) {
+				return nil // somebody else was quicker
+			}
+			if err != nil {
+				return err
+			}
+			if now != d.Use || s.busy(now) {
+				return nil // somebody else is at it; the next pass looks again
 			}
 			return tx.DeleteUse(d.Use.ID)
 		})

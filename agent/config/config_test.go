@@ -48,8 +48,10 @@ limits:
 		StateDir: "/s", RunDir: "/r", Socket: "/x/y.sock", SocketGroup: own.Name,
 		Hypervisor: config.Hypervisor{KVM: config.KVM{URI: "qemu:///embed?root=/tmp/x"}},
 		Log:        config.Log{Level: slog.LevelDebug, Format: "json"},
-		Limits: config.Limits{Operations: 5, Transfers: 2, KeepOperations: 10, KeepFor: 2 * time.Hour,
-			DeviceOpen: time.Second, Detach: 2 * time.Second, Freeze: 3 * time.Second},
+		Limits: config.Limits{
+			Operations: 5, Transfers: 2, KeepOperations: 10, KeepFor: 2 * time.Hour,
+			DeviceOpen: time.Second, Detach: 2 * time.Second, Freeze: 3 * time.Second,
+		},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("Parse (-want +got):\n%s", d)

@@ -140,12 +140,12 @@ func (r *Registry) look(ctx context.Context, e *entry) bool {
 	}
 	if err != nil {
 		if e.failure == nil || e.failure.Error() != err.Error() {
-			r.log.Warn("device is unreachable", "device", record.Name, "err", err)
+			r.log.WarnContext(ctx, "device is unreachable", "device", record.Name, "err", err)
 		}
 		e.failure = err
 		return false
 	}
-	r.log.Info("device opened", "device", record.Name, "driver", record.Driver, "backend", opened.description.Backend)
+	r.log.InfoContext(ctx, "device opened", "device", record.Name, "driver", record.Driver, "backend", opened.description.Backend)
 	e.device, e.failure, e.secrets = opened.device, nil, opened.secrets
 	e.description, e.described = opened.description, opened.described
 	if d != nil {
@@ -208,7 +208,7 @@ func (r *Registry) describe(ctx context.Context, e *entry, d *storage.Device) (a
 		return false
 	}
 	if e.description.Health != desc.Health {
-		r.log.Warn("device changed its health", "device", e.record.Name, "health", desc.Health, "note", desc.HealthNote)
+		r.log.WarnContext(ctx, "device changed its health", "device", e.record.Name, "health", desc.Health, "note", desc.HealthNote)
 	}
 	e.description, e.described = desc, true
 	return true

@@ -33,9 +33,11 @@ func TestRecordsSurviveReopening(t *testing.T) {
 	now := time.Date(2026, 11, 22, 14, 0, 0, 0, time.UTC)
 	device := journal.Device{Name: "fast", Driver: "dir", Props: primitives.Props{"path": "/srv"}, SecretsRef: "r", Backend: "b", Added: now}
 	use := journal.Use{ID: "disk-1", Kind: journal.UseDisk, URI: primitives.URI{Device: "fast", Volume: "v"}, Access: primitives.ReadWrite, Domain: "d", Disk: "1", Admitted: now}
-	op := journal.Operation{ID: "1", RequestID: "r1", Kind: "k", Args: json.RawMessage(`{"A":1}`), State: "running",
+	op := journal.Operation{
+		ID: "1", RequestID: "r1", Kind: "k", Args: json.RawMessage(`{"A":1}`), State: "running",
 		Memory: json.RawMessage(`null`), Claims: []journal.Claim{{Name: "x", Shared: true}}, Created: now,
-		Failure: json.RawMessage(`null`), Result: json.RawMessage(`null`)}
+		Failure: json.RawMessage(`null`), Result: json.RawMessage(`null`),
+	}
 	err := j.Update(func(tx *journal.Tx) error {
 		return errors.Join(tx.PutDevice(device), tx.PutUse(use), tx.PutOperation(op))
 	})

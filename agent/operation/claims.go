@@ -9,10 +9,14 @@ import (
 	"github.com/tenon-storage/tenon/primitives"
 )
 
-// OnDevice, OnVolume and OnDisk are the names that operations claim.
-func OnDevice(name string) string      { return "device " + name }
+// OnDevice is the name under which operations claim a device.
+func OnDevice(name string) string { return "device " + name }
+
+// OnVolume is the name under which operations claim a volume and its snapshots.
 func OnVolume(u primitives.URI) string { return "volume " + u.Parent().Short() }
-func OnDisk(id string) string          { return "disk " + id }
+
+// OnDisk is the name under which operations claim a disk.
+func OnDisk(id string) string { return "disk " + id }
 
 // claims says which operation holds which name. The engine's mutex guards it.
 type claims map[string][]holder

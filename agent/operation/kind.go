@@ -103,8 +103,10 @@ func Register[A, M any](e *Engine, k Kind[A, M]) {
 	}
 	h := &handler{name: k.Name, bulk: k.Bulk, bind: k.bind}
 	for _, s := range k.Steps {
-		h.steps = append(h.steps, stepInfo{name: s.Name, joined: s.Joined, final: s.Final, undo: s.Undo != nil, resume: s.Resume != nil,
-			interrupt: s.Undo != nil || s.Interrupt})
+		h.steps = append(h.steps, stepInfo{
+			name: s.Name, joined: s.Joined, final: s.Final, undo: s.Undo != nil, resume: s.Resume != nil,
+			interrupt: s.Undo != nil || s.Interrupt,
+		})
 	}
 	e.kinds[k.Name] = h
 }

@@ -272,8 +272,10 @@ func TestFailureTakesBackNewestFirst(t *testing.T) {
 func TestPanicFailsTheOperationOnly(t *testing.T) {
 	w := newWorld()
 	e := operation.New(open(t, filepath.Join(t.TempDir(), "j"), journal.Options{}), operation.Options{})
-	operation.Register(e, operation.Kind[args, memory]{Name: "p", Subject: func(args) string { return "" },
-		Steps: []operation.Step[args, memory]{w.step("a"), {Name: "boom", Do: func(context.Context, *operation.Run[args, memory]) error { panic("boom") }}}})
+	operation.Register(e, operation.Kind[args, memory]{
+		Name: "p", Subject: func(args) string { return "" },
+		Steps: []operation.Step[args, memory]{w.step("a"), {Name: "boom", Do: func(context.Context, *operation.Run[args, memory]) error { panic("boom") }}},
+	})
 	op := wait(t, e, start(t, e, operation.Request{Kind: "p", Args: args{}}).ID)
 	if op.Failure == nil || op.Failure.Code != primitives.CodeInternal || len(w.names()) != 0 {
 		t.Errorf("failure = %+v, present %v", op.Failure, w.names())

@@ -166,7 +166,7 @@ func (s *Service) cut(ctx context.Context, r *run) error {
 		return s.moment(ctx, r, moves)
 	})
 	if report.ThawErr != nil {
-		r.Log.Error("domain could not be thawed", "domain", r.Memory.Domain, "err", report.ThawErr)
+		r.Log.ErrorContext(ctx, "domain could not be thawed", "domain", r.Memory.Domain, "err", report.ThawErr)
 		r.Memory.Note = "the guest's file systems may still be frozen: " + report.ThawErr.Error()
 	}
 	switch {
@@ -177,7 +177,7 @@ func (s *Service) cut(ctx context.Context, r *run) error {
 		return err
 	}
 	// An agent that does not freeze is no reason to have no snapshot.
-	r.Log.Warn("guest did not freeze", "domain", r.Memory.Domain, "err", err)
+	r.Log.WarnContext(ctx, "guest did not freeze", "domain", r.Memory.Domain, "err", err)
 	r.Memory.Note = "the guest did not freeze: " + err.Error()
 	return s.moment(ctx, r, moves)
 }
@@ -292,7 +292,7 @@ func (s *Service) thaw(ctx context.Context, r *run) {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	if err := a.Facets().Freeze.Thaw(ctx, r.Memory.Domain); err != nil && !errors.Is(err, primitives.CodeNotFound) {
-		r.Log.Error("domain could not be thawed", "domain", r.Memory.Domain, "err", err)
+		r.Log.ErrorContext(ctx, "domain could not be thawed", "domain", r.Memory.Domain, "err", err)
 	}
 }
 
@@ -413,7 +413,7 @@ func (s *Service) acknowledge(ctx context.Context, r *run) error {
 		}
 	}
 	r.Memory.Switched = true
-	r.Log.Warn("disks were, or may have been, switched although that failed; the snapshots stay", "snapshot", r.Memory.Name)
+	r.Log.WarnContext(ctx, "disks were, or may have been, switched although that failed; the snapshots stay", "snapshot", r.Memory.Name)
 	return s.settle(ctx, r)
 }
 

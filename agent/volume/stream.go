@@ -6,16 +6,33 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"iter"
 
 	"github.com/tenon-storage/tenon/agent/device"
 	"github.com/tenon-storage/tenon/agent/journal"
 	"github.com/tenon-storage/tenon/primitives"
+	"github.com/tenon-storage/tenon/storage"
 )
 
 // Reader reads a volume for a caller; Close ends the recorded use.
 type Reader struct {
 	primitives.Reader
-	end func() error
+	device *storage.Device
+	uri    primitives.URI
+	end    func() error
+}
+
+// worthAsking is how long a range is before its holes are asked for: that costs
+// a device about as much as reading so many bytes.
+const worthAsking = 8 << 20
+
+// Runs divides a range within the size into bytes to be read and zeros, in order
+// and without gaps.
+func (r *Reader) Runs(ctx context.Context, from, to int64) iter.Seq[storage.Run] {
+	if n := to - from; n > 0 && n < worthAsking {
+		return func(yield func(storage.Run) bool) { yield(storage.Run{Off: from, Len: n}) }
+	}
+	return r.device.Runs(ctx, r.uri, from, to)
 }
 
 // Close gives the volume back.
@@ -56,7 +73,7 @@ func (s *Service) Read(ctx context.Context, u primitives.URI) (*Reader, error) {
 	if err != nil {
 		return nil, errors.Join(err, end())
 	}
-	return &Reader{Reader: r, end: end}, nil
+	return &Reader{Reader: r, device: d, uri: u, end: end}, nil
 }
 
 // Write opens an existing volume for a caller that writes it through the agent.
