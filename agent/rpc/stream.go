@@ -12,6 +12,7 @@ import (
 
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
 	"github.com/tenon-storage/tenon/primitives"
+	"github.com/tenon-storage/tenon/storage"
 )
 
 const (
@@ -40,18 +41,15 @@ func (s *volumes) ReadVolume(r *tenonv1.ReadVolumeRequest, stream grpc.ServerStr
 	}
 	out := &sender{stream: stream, size: reader.Size(), at: off}
 	buffer := make([]byte, chunk)
-	for off < end {
-		if err := stream.Context().Err(); err != nil {
+	for run := range reader.Runs(stream.Context(), off, end) {
+		if run.Zero {
+			err = out.skip(run.Len)
+		} else {
+			err = out.copy(reader, run, buffer)
+		}
+		if err != nil {
 			return err
 		}
-		part := buffer[:min(chunk, end-off)]
-		if n, err := reader.ReadAt(part, off); err != nil && (!errors.Is(err, io.EOF) || n < len(part)) {
-			return err
-		}
-		if err := out.send(part); err != nil {
-			return err
-		}
-		off += int64(len(part))
 	}
 	return out.flush()
 }
@@ -69,6 +67,24 @@ func rangeOf(r *tenonv1.ReadVolumeRequest, size int64) (off, end int64, err erro
 	return r.GetOffset(), r.GetOffset() + r.GetLength(), nil
 }
 
+// copy reads a run and sends it.
+func (s *sender) copy(from io.ReaderAt, run storage.Run, buffer []byte) error {
+	for off, end := run.Off, run.Off+run.Len; off < end; {
+		if err := s.stream.Context().Err(); err != nil {
+			return err
+		}
+		part := buffer[:min(int64(len(buffer)), end-off)]
+		if n, err := from.ReadAt(part, off); err != nil && (!errors.Is(err, io.EOF) || n < len(part)) {
+			return err
+		}
+		if err := s.send(part); err != nil {
+			return err
+		}
+		off += int64(len(part))
+	}
+	return nil
+}
+
 // sender sends runs, joining zeros.
 type sender struct {
 	stream grpc.ServerStreamingServer[tenonv1.ReadVolumeResponse]
@@ -79,16 +95,28 @@ type sender struct {
 
 func (s *sender) send(part []byte) error {
 	if bytes.Equal(part, zeroChunk[:len(part)]) {
-		s.zeros += int64(len(part))
-		if s.zeros < longestZeros {
-			return nil
-		}
-		return s.flush()
+		return s.skip(int64(len(part)))
 	}
 	if err := s.flush(); err != nil {
 		return err
 	}
 	return s.message(&tenonv1.ReadVolumeResponse{Data: part}, int64(len(part)))
+}
+
+// skip leaves n zeros out.
+func (s *sender) skip(n int64) error {
+	for n > 0 {
+		part := min(n, longestZeros-s.zeros)
+		s.zeros += part
+		n -= part
+		if s.zeros < longestZeros {
+			continue
+		}
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *sender) flush() error {
