@@ -197,7 +197,9 @@ func (a *app) volumeWrite() *cobra.Command {
 		Use:   "write URI [--input FILE] [--offset SIZE]",
 		Short: "Write bytes from standard input or a file into a volume",
 		Long: "Write bytes from standard input or a file into a volume that nothing uses. Runs of zeros cost\n" +
-			"nothing. If the writing does not come to its end the volume is incomplete, and says so.",
+			"nothing. If the writing does not come to its end the volume is incomplete, and says so. Input that\n" +
+			"turns out to be longer than the volume is refused: what fits is written, up to the volume's end,\n" +
+			"and the command fails. A file that is too long is refused before anything is written.",
 		Example: "  tenonctl volume write fast/vm1 --input debian-12.raw\n" +
 			"  zstdcat vm1.img.zst | tenonctl volume write fast/vm1",
 		Args: needs("URI"), ValidArgsFunction: a.complete(a.volumeURIs),
@@ -228,7 +230,8 @@ func (a *app) write(ctx context.Context, uri string, offset int64, input string)
 	if err != nil {
 		return err
 	}
-	if err := fits(ctx, client, uri, offset, total); err != nil {
+	room, err := fits(ctx, client, uri, offset, total)
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -240,28 +243,23 @@ func (a *app) write(ctx context.Context, uri string, offset int64, input string)
 	if err := stream.Send(&tenonv1.WriteVolumeRequest{RequestId: a.requestID, Uri: uri, Offset: offset}); err != nil {
 		return answer(stream, err)
 	}
-	// A read of a pipe or a terminal cannot be ended, so Ctrl-C leaves it behind.
-	var written int64
-	sent := make(chan error, 1)
-	go func() {
-		var err error
-		written, err = a.send(stream, source, uri, offset, total)
-		sent <- err
-	}()
-	select {
-	case err = <-sent:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if err != nil {
+	upload := &upload{stream: stream, meter: a.meter(), what: "write " + show.Short(uri), total: total, at: offset, room: room}
+	err = upload.sendUntil(ctx, source)
+	tooLong := errors.Is(err, errTooLong)
+	if err != nil && !tooLong {
 		return a.cutShort(ctx, uri, err)
 	}
 	resp, err := stream.CloseAndRecv()
 	if err != nil {
 		return a.cutShort(ctx, uri, err)
 	}
+	if tooLong {
+		return failf(tenonv1.ErrorCode_ERROR_CODE_INVALID,
+			"make the volume larger with tenonctl volume resize "+uri+", and write the input again or its rest with --offset",
+			"%v: %s of it are written, up to the end of volume %s; the rest is not", errTooLong, show.ExactSize(upload.done), show.Short(uri))
+	}
 	return a.print(resp.GetVolume(), func() string {
-		return fmt.Sprintf("volume %s written: %s\n", show.Short(resp.GetVolume().GetUri()), show.ExactSize(written))
+		return fmt.Sprintf("volume %s written: %s\n", show.Short(resp.GetVolume().GetUri()), show.ExactSize(upload.done))
 	})
 }
 
@@ -275,46 +273,88 @@ func (a *app) cutShort(ctx context.Context, uri string, err error) error {
 		"%s; what was written is not the whole, and volume %s is incomplete if anything was", ended(ctx), show.Short(uri))
 }
 
-// fits refuses a file that is too large before a byte of the volume changes.
-func fits(ctx context.Context, client tenonv1.VolumeServiceClient, uri string, offset, total int64) error {
+// fits refuses a file that is too large before a byte of the volume changes, and
+// returns how many bytes there is room for.
+func fits(ctx context.Context, client tenonv1.VolumeServiceClient, uri string, offset, total int64) (room int64, err error) {
 	resp, err := client.GetVolume(ctx, &tenonv1.GetVolumeRequest{Uri: uri})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if room := resp.GetVolume().GetSizeBytes() - offset; total > room {
-		return failf(tenonv1.ErrorCode_ERROR_CODE_INVALID, "make the volume larger with tenonctl volume resize "+uri,
+	room = resp.GetVolume().GetSizeBytes() - offset
+	if total > room {
+		return 0, failf(tenonv1.ErrorCode_ERROR_CODE_INVALID, "make the volume larger with tenonctl volume resize "+uri,
 			"%s at offset %d do not fit into volume %s of %s", show.ExactSize(total), offset, show.Short(uri), show.ExactSize(resp.GetVolume().GetSizeBytes()))
 	}
-	return nil
+	return room, nil
 }
 
-// send streams the source and, at its end, asks for the commit. It returns how
-// many bytes there were.
-func (a *app) send(stream grpc.ClientStreamingClient[tenonv1.WriteVolumeRequest, tenonv1.WriteVolumeResponse], source io.Reader, uri string, offset, total int64) (written int64, err error) {
-	meter := a.meter()
-	defer meter.close()
+// errTooLong says that there were more bytes than the volume has room for. Those
+// that it has room for are sent and their commit is asked for: an interrupted
+// write would leave the volume incomplete, and bring none of its old bytes back.
+var errTooLong = errors.New("the input is longer than the volume")
+
+// upload sends bytes into a volume.
+type upload struct {
+	stream grpc.ClientStreamingClient[tenonv1.WriteVolumeRequest, tenonv1.WriteVolumeResponse]
+	meter  meter
+	what   string
+	total  int64 // 0: not known
+	at     int64 // where the next byte goes
+	room   int64 // how many more there is room for
+	done   int64
+}
+
+// sendUntil is send that ctx ends. A read of a pipe or a terminal cannot be
+// ended, so it is left behind.
+func (u *upload) sendUntil(ctx context.Context, source io.Reader) error {
+	sent := make(chan error, 1)
+	go func() { sent <- u.send(source) }()
+	select {
+	case err := <-sent:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// send streams the source and, at its end or the volume's, asks for the commit.
+func (u *upload) send(source io.Reader) error {
+	defer u.meter.close()
 	buffer := make([]byte, chunk)
-	at := offset
-	for {
+	var tooLong error
+	for tooLong == nil {
 		n, err := io.ReadFull(source, buffer)
-		if n > 0 {
-			if err := stream.Send(asRun(at, buffer[:n])); err != nil {
-				return 0, answer(stream, err)
-			}
-			at += int64(n)
-			meter.bytes("write "+show.Short(uri), at-offset, total)
+		part := buffer[:n]
+		if u.done > 0 && int64(n) > u.room { // in the first run tenond refuses it, and nothing is changed
+			part, tooLong = buffer[:max(u.room, 0)], errTooLong
+		}
+		if err := u.run(part); err != nil {
+			return err
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			break
 		}
 		if err != nil {
-			return 0, failf(tenonv1.ErrorCode_ERROR_CODE_INVALID, "", "read the input: %v", err)
+			return failf(tenonv1.ErrorCode_ERROR_CODE_INVALID, "", "read the input: %v", err)
 		}
 	}
-	if err := stream.Send(&tenonv1.WriteVolumeRequest{Offset: at, Commit: true}); err != nil {
-		return 0, answer(stream, err)
+	if err := u.stream.Send(&tenonv1.WriteVolumeRequest{Offset: u.at, Commit: true}); err != nil {
+		return answer(u.stream, err)
 	}
-	return at - offset, nil
+	return tooLong
+}
+
+func (u *upload) run(part []byte) error {
+	if len(part) == 0 {
+		return nil
+	}
+	if err := u.stream.Send(asRun(u.at, part)); err != nil {
+		return answer(u.stream, err)
+	}
+	n := int64(len(part))
+	u.at, u.done, u.room = u.at+n, u.done+n, u.room-n
+	u.meter.bytes(u.what, u.done, u.total)
+	return nil
 }
 
 // asRun makes a message of bytes; zeros travel as a number.
