@@ -51,7 +51,11 @@ func splitTombstone(id string) (volume, snap primitives.Handle, ok bool) {
 
 // Delink takes an object out of the namespace.
 func (b *backend) Delink(ctx context.Context, u primitives.URI, d primitives.DelinkRequest) (primitives.Tombstone, error) {
-	t, err := b.delink(ctx, u, d)
+	var t primitives.Tombstone
+	err := b.freeing(ctx, func() (err error) {
+		t, err = b.delink(ctx, u, d)
+		return err
+	})
 	return t, classify(u, err)
 }
 

@@ -19,7 +19,15 @@ import (
 // Destroy releases a tombstone's data. The tombstone stays, marked as dying,
 // until the last of its files is gone; a repeat goes on with it.
 func (b *backend) Destroy(ctx context.Context, t primitives.Tombstone, d primitives.DestroyRequest) error {
-	return classify(t.Was, b.destroy(ctx, t, d))
+	err := b.freeing(ctx, func() error { return b.destroy(ctx, t, d) })
+	if err != nil {
+		return classify(t.Was, err)
+	}
+	if s, err := b.change(ctx); err == nil {
+		_ = s.keepReserve() // there is room again, or there is not
+		s.leave()
+	}
+	return nil
 }
 
 // burial is a destroy under way.
