@@ -214,7 +214,31 @@ func (r *Registry) try(ctx context.Context, d journal.Device, change *primitives
 		return d, err
 	}
 	d.Backend = o.description.Backend
-	return d, o.device.Close()
+	return d, errors.Join(r.alone(d), o.device.Close())
+}
+
+// alone refuses a second device over one store: uses are recorded by URI, and
+// one volume would have two. CodeExists names the other device.
+func (r *Registry) alone(d journal.Device) error {
+	if d.Backend == "" {
+		return nil
+	}
+	var devices []journal.Device
+	err := r.journal.View(func(tx *journal.Tx) (err error) {
+		devices, err = tx.Devices()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, other := range devices {
+		if other.Name != d.Name && other.Driver == d.Driver && other.Backend == d.Backend {
+			return primitives.Errorf(primitives.CodeExists, "it is the same storage as device %s", other.Name).
+				On(primitives.URI{Device: d.Name}).By(primitives.Blocker{Kind: "device", Name: other.Name}).
+				Trying("use device %s, or remove it first", other.Name)
+		}
+	}
+	return nil
 }
 
 // insert makes a persisted device known and begins to keep it open.
