@@ -60,7 +60,7 @@ func (s *Service) checkAttach(ctx context.Context, r *attachRun) error {
 	if b := r.Args.Bus; b != "" && b != "virtio" && b != "scsi" {
 		return primitives.Invalid("bus", "%q: expected virtio or scsi", b)
 	}
-	if _, err := s.devices.Device(r.Args.URI.Device); err != nil {
+	if _, err := s.devices.Await(ctx, r.Args.URI.Device); err != nil {
 		return err
 	}
 	domain, err := s.recall(ctx, r.Args.Domain)

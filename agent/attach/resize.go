@@ -76,7 +76,7 @@ func (s *Service) checkResize(ctx context.Context, r *resizeRun) error {
 
 // checkGrowth learns the size that the device will make of the one asked for.
 func (s *Service) checkGrowth(ctx context.Context, r *resizeRun) error {
-	d, err := s.devices.Device(r.Memory.Use.URI.Device)
+	d, err := s.devices.Await(ctx, r.Memory.Use.URI.Device)
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (s *Service) checkRevert(ctx context.Context, r *revertRun) error {
 	if !u.IsSnapshot() {
 		return primitives.Invalid("uri", "%s: expected a snapshot, DEVICE/VOLUME@SNAPSHOT", u.Short())
 	}
-	d, err := s.devices.Device(u.Device)
+	d, err := s.devices.Await(ctx, u.Device)
 	if err != nil {
 		return err
 	}

@@ -172,7 +172,7 @@ func (s *Service) subjects(ctx context.Context, uris []primitives.URI, name stri
 	}
 	var subjects []subject
 	for _, u := range uris {
-		d, err := s.devices.Device(u.Device)
+		d, err := s.devices.Await(ctx, u.Device)
 		if err != nil {
 			return nil, err
 		}
