@@ -32,7 +32,8 @@ func (a *app) volumeImport() *cobra.Command {
 		Use:   "import URI --from PATH [--format FORMAT]",
 		Short: "Adopt an existing image without copying it",
 		Long: "Adopt an existing image of this host without copying it. Disks of domains that use the image\n" +
-			"already become tenon's. Nothing is probed: the format is what you say, raw unless --format says otherwise.",
+			"already become tenon's. Nothing is probed: the format is what you say. Only for names that end in .img or\n" +
+			".raw it may be left out and is raw.",
 		Example: "  tenonctl volume import fast/vm1 --from /srv/fast/vm1.img\n" +
 			"  tenonctl volume import fast/vm2 --from /srv/fast/vm2.qcow2 --format qcow2",
 		Args: needs("URI"), ValidArgsFunction: a.complete(a.deviceURIs),
@@ -41,6 +42,9 @@ func (a *app) volumeImport() *cobra.Command {
 		path, err := filepath.Abs(from)
 		if err != nil {
 			return err
+		}
+		if !cmd.Flags().Changed("format") && filepath.Ext(path) != ".img" && filepath.Ext(path) != ".raw" {
+			return usagef("%s may be raw or qcow2, and is not probed; say --format raw or --format qcow2", from)
 		}
 		client, err := a.volumes()
 		if err != nil {
