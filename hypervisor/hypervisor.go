@@ -76,6 +76,8 @@ type Facets struct {
 	Switch   Switcher
 	Power    Powerer
 	Snapshot Snapshotter
+	Pause    Pauser
+	Move     Mover
 }
 
 // Info describes an adapter.
@@ -125,7 +127,9 @@ type Caps struct {
 	Freeze     bool // a guest agent is connected
 	Switch     bool
 	Snapshot   bool
-	FreeSlots  int // disks that can still be attached to the running domain; -1: unknown
+	Pause      bool
+	Move       bool // a disk's bytes can go to another mapping while the domain runs
+	FreeSlots  int  // disks that can still be attached to the running domain; -1: unknown
 	Accepts    []primitives.Acceptable
 }
 

@@ -84,6 +84,7 @@ type Facets struct {
 	Delta     DeltaReader
 	Map       Mapper
 	Import    Importer
+	Fence     Fencer
 }
 
 // Handle is issued by the driver and opaque to others. It survives a rename and

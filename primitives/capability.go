@@ -88,5 +88,6 @@ type Description struct {
 	Total, Free int64 // bytes; -1: unknown
 	Granule     int64 // volume sizes are multiples of it
 	MaxVolume   int64 // 0: no limit known
+	Fenced      bool  // closed for service by Fencer.Fence
 	AtTime      time.Time
 }

@@ -29,7 +29,7 @@ const (
 	CodeIncomplete                  // the object is an interrupted write or copy; resume or delink it
 	CodeUnavailable                 // the device cannot be reached or does not answer in time
 	CodeDenied                      // the backend, file system or peer refused for lack of permission, or is read-only
-	CodeFenced                      // the mapping leads, or may lead, to something else; drop it, never write again
+	CodeFenced                      // the device is closed for service; or the mapping leads, or may lead, to something else: drop it, never write again
 	CodeCancelled                   // the caller's context ended before the operation did
 	CodeInternal                    // a defect in tenon or a tool, or an error that nobody classified
 )

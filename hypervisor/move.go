@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hypervisor
+
+import (
+	"context"
+
+	"github.com/tenon-storage/tenon/primitives"
+)
+
+// Pauser stops a domain's processors and lets them go on. A paused domain still
+// holds its disks open.
+type Pauser interface {
+	// Pause stops a running domain; it returns when no request of the guest is
+	// under way any more. A paused one is success; CodeConflict for one that is off.
+	Pause(ctx context.Context, d DomainID) error
+	// Resume lets a paused domain go on, also one that the hypervisor paused for an
+	// I/O error, and sees that it does: CodeInUse when it pauses again at once. A
+	// running one is success; CodeConflict for one that is off.
+	Resume(ctx context.Context, d DomainID) error
+}
+
+// MoveRequest asks for a disk's bytes to go to another mapping while the domain
+// runs. From is what the disk shows now, To an active mapping of a volume of
+// exactly that size whose content does not matter.
+type MoveRequest struct {
+	Domain    DomainID
+	Disk      DiskID
+	From, To  primitives.Mapping
+	ToIsZero  bool  // To reads as zero everywhere: ranges without data need not be written
+	Bandwidth int64 // bytes per second at most; 0: no limit
+}
+
+// MovePhase is how far a move is.
+type MovePhase uint8
+
+const (
+	MoveNone    MovePhase = iota // the disk shows From and no job runs
+	MoveCopying                  // the bytes are being copied; the disk shows From
+	MoveReady                    // both have the same bytes and every write goes to both; the disk shows From
+	MoveHalf                     // the running domain shows To, the persistent definition does not yet
+	MoveDone                     // the disk shows To wherever the domain has it, and no job runs
+)
+
+// String returns the phase in words.
+func (p MovePhase) String() string {
+	return [...]string{"not begun", "copying", "ready", "half done", "done"}[p]
+}
+
+// MoveStatus is what the hypervisor shows of a move. It is observed, so a caller
+// that was restarted asks for it to learn where its move is.
+type MoveStatus struct {
+	Phase       MovePhase
+	Done, Total int64  // bytes; Total grows while the guest writes. 0: not known
+	Failure     string // MoveNone after a job that ended with an error: what the hypervisor said
+}
+
+// Mover moves disks of running domains to other mappings: live storage migration.
+//
+// A move is begun, watched until it is ready, and finished or cancelled, each in
+// a call of its own and each safe to repeat, because between two of them the
+// caller may have died. The guest sees the same disk throughout: serial, address,
+// limits and paths stay. The hypervisor never releases or deletes From.
+type Mover interface {
+	// StartMove begins to copy. A move of the same disk to the same mapping that
+	// runs, or is done, is success. CodeConflict while the disk shows something
+	// other than From, is Detaching or another job holds it, naming the job;
+	// CodeInvalid when the sizes differ; CodeUnsupported for a domain that is off,
+	// or where Caps.Move is false, and for disks with an overlay of a hypervisor
+	// snapshot. After a failure no job is left.
+	StartMove(ctx context.Context, r MoveRequest) error
+	// MoveStatus tells where a move is, from the hypervisor's state alone. It
+	// changes nothing. CodeNotFound for an unknown domain or disk; a domain that
+	// was shut down meanwhile shows MoveNone or, from its definition, MoveDone.
+	MoveStatus(ctx context.Context, r MoveRequest) (MoveStatus, error)
+	// Converge makes every write of the guest wait for both sides, so that a copy
+	// which the guest outruns comes to its end. Where the running copy cannot be
+	// changed it is begun anew. A repeat is success.
+	Converge(ctx context.Context, r MoveRequest) error
+	// FinishMove switches the running domain to To and verifies it, then the
+	// persistent definition and verifies that, and returns when the job is gone
+	// and From is closed. It goes on after MoveHalf; MoveDone is success.
+	// CodeConflict while the copy is not ready. After CodeUnavailable either side
+	// may be shown: MoveStatus tells.
+	FinishMove(ctx context.Context, r MoveRequest) error
+	// CancelMove ends a copy that is not finished and returns when its job is gone
+	// and To is closed; the disk shows From. No job is success. CodeConflict once
+	// the running domain shows To: then only FinishMove is left.
+	CancelMove(ctx context.Context, r MoveRequest) error
+}
