@@ -6,6 +6,8 @@ package guest_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -121,6 +123,7 @@ func TestGuestHasWhatTheAdaptersTestsNeed(t *testing.T) {
 		{"it says on the console that it is up", func(t *testing.T) { checkConsole(t, d) }},
 		{"it finds a virtio disk by its serial", func(t *testing.T) { checkHotplug(t, domain, shell, "virtio", "vdb") }},
 		{"it finds a SCSI disk by its serial", func(t *testing.T) { checkHotplug(t, domain, shell, "scsi", "sda") }},
+		{"its writer verifies what it wrote, and notices what it did not write", func(t *testing.T) { checkWriter(t, domain, shell) }},
 		{"its agent freezes and thaws a mounted ext4", func(t *testing.T) { checkFreeze(t, domain, shell) }},
 		{"the power button turns it off", func(t *testing.T) {
 			if err := domain.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN); err != nil {
@@ -192,6 +195,51 @@ func checkHotplug(t *testing.T, domain *libvirt.Domain, shell *guest.Shell, bus,
 		t.Fatal(err)
 	}
 	run(t, shell, "disk-gone "+serial)
+}
+
+func checkWriter(t *testing.T, domain *libvirt.Domain, shell *guest.Shell) {
+	image := filepath.Join(t.TempDir(), "writer.raw")
+	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	disk := fmt.Sprintf(`<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s'/>
+		<target dev='vdc' bus='virtio'/><serial>disk-writer</serial></disk>`, image)
+	if err := domain.AttachDeviceFlags(disk, libvirt.DOMAIN_DEVICE_MODIFY_LIVE); err != nil {
+		t.Fatal(err)
+	}
+	for _, round := range []struct {
+		promise string
+		meddle  func() error
+		clean   bool
+	}{
+		{"a disk that keeps what is written is clean", func() error { return nil }, true},
+		{"a disk that lost its blocks is not", func() error { return os.WriteFile(image, make([]byte, 1<<20), 0o600) }, false},
+	} {
+		run(t, shell, "writer start $(disk disk-writer)")
+		run(t, shell, `until [ "$(writer status | sed 's/.*"writes":\([0-9]*\).*/\1/')" -ge 500 ]; do sleep 0.1; done`)
+		if err := round.meddle(); err != nil {
+			t.Fatal(err)
+		}
+		var told struct {
+			Writes, Verified, Errors uint64
+			First, Sum               string
+		}
+		if err := json.Unmarshal([]byte(run(t, shell, "writer stop")), &told); err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same := told.Sum == fmt.Sprintf("%x", sha256.Sum256(content))
+		if (told.Errors == 0) != round.clean || !same || told.Writes < 500 || told.Verified == 0 {
+			t.Errorf("%s: the writer says %+v; its sum is the image's: %t", round.promise, told, same)
+		}
+	}
+	if err := domain.DetachDeviceFlags(disk, libvirt.DOMAIN_DEVICE_MODIFY_LIVE); err != nil {
+		t.Fatal(err)
+	}
+	run(t, shell, "disk-gone disk-writer")
 }
 
 func checkFreeze(t *testing.T, domain *libvirt.Domain, shell *guest.Shell) {

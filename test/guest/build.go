@@ -109,6 +109,7 @@ func rootEntries(ctx context.Context, unpacked, kernel string) ([]entry, error) 
 		func() error { return addScripts(files) },
 		func() error { return addBusybox(ctx, files, unpacked) },
 		func() error { return addPrograms(files, unpacked) },
+		func() error { return addWriter(ctx, files, unpacked) },
 		func() error { return addModules(files, filepath.Join(unpacked, "lib", "modules", kernel)) },
 	} {
 		if err := part(); err != nil {
@@ -192,6 +193,33 @@ func addPrograms(files map[string]entry, unpacked string) error {
 		files[strings.TrimPrefix(inside, "/")] = entry{Mode: typeFile | 0o755, Data: content}
 	}
 	return nil
+}
+
+// addWriter builds the program that writes and verifies, which needs nothing but the standard library, and adds it.
+func addWriter(ctx context.Context, files map[string]entry, work string) error {
+	const source = "writer/main.go"
+	dir := filepath.Join(work, "writer")
+	content, err := sources.ReadFile(source)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	program := filepath.Join(dir, "writer")
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), content, 0o644); err != nil {
+		return err
+	}
+	_, err = command.Run(ctx, command.Cmd{
+		Path: "go", Args: []string{"build", "-trimpath", "-ldflags=-s -w", "-o", program, "main.go"},
+		Env: []string{"CGO_ENABLED=0", "GOFLAGS=", "GO111MODULE=off"}, Dir: dir,
+	})
+	if err != nil {
+		return err
+	}
+	built, err := os.ReadFile(program)
+	files["bin/writer"] = entry{Mode: typeFile | 0o755, Data: built}
+	return err
 }
 
 // addModules adds the kernel modules below root that the guest needs, and the order in which to load them.

@@ -64,7 +64,7 @@ func Build(ctx context.Context, log io.Writer) (Image, error) {
 
 // sources is what decides how the image comes out.
 //
-//go:embed rootfs cpio.go elf.go build.go
+//go:embed rootfs cpio.go elf.go build.go writer/main.go
 var sources embed.FS
 
 // recipeKey is a digest of this package's part in the image and of the Debian release. The packages' own versions are
