@@ -82,25 +82,47 @@ func (t tree) lstat(name string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// open opens the regular file name. It looks before it opens, because opening
-// can itself do harm (a FIFO blocks, a tape rewinds), and again after it.
+// open opens the regular file name. It takes hold of what lies there first,
+// without opening it, because opening can itself do harm (a FIFO blocks, a tape
+// rewinds), and then opens that very file: a record that is replaced meanwhile
+// is read as it was, and nothing else can come in between.
 func (t tree) open(name string, flag int) (*os.File, error) {
-	before, err := t.lstat(name)
+	folder, err := t.root.Open(path.Dir(name))
 	if err != nil {
 		return nil, err
 	}
-	f, err := t.root.OpenFile(name, flag, 0)
+	defer folder.Close()
+	held, err := t.openAt(folder, path.Base(name), name, unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, err
 	}
-	after, err := f.Stat()
-	if err == nil && !os.SameFile(before, after) {
-		err = fmt.Errorf("%s changed while it was opened", name)
-	}
+	defer held.Close()
+	info, err := held.Stat()
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, err
 	}
-	return f, nil
+	if !info.Mode().IsRegular() {
+		return nil, &errNotRegular{name, info.Mode()}
+	}
+	f, err := t.openAt(folder, fmt.Sprintf("/proc/self/fd/%d", held.Fd()), name, flag)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open %s: /proc is not mounted", t.host(name))
+	}
+	return f, err
+}
+
+// openAt opens what lies at the path, from folder on, as name.
+func (t tree) openAt(folder *os.File, at, name string, flag int) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(int(folder.Fd()), at, flag|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue // FUSE and NFS
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		}
+		return os.NewFile(uintptr(fd), t.host(name)), nil
+	}
 }
 
 // create makes the empty file name, which must not exist.
