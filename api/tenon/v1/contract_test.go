@@ -22,6 +22,7 @@ var reading = regexp.MustCompile(`^(Get|List|Wait|Watch|Read|Validate|Check|Plan
 // repeats are the calls that change something and need no id, each with its reason.
 var repeats = map[protoreflect.Name]string{
 	"Subscribe": "the client's own id names the subscription, and each answer is a full state",
+	"Session":   "every report and order is a full state under a seq or stamp of its own",
 }
 
 // wishes is the service whose calls want a state of a device. They answer where
