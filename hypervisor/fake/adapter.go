@@ -31,13 +31,16 @@ type Adapter struct {
 	closed  chan struct{} // closed under host.mu
 	close   func()
 	freezes keylock.Set // by domain: one freeze at a time
+	since   int         // what happened before was never told to this connection
 }
 
 var _ hypervisor.Adapter = (*Adapter)(nil)
 
 // Adapter returns a new connection. Several can be open at once.
 func (h *Host) Adapter() *Adapter {
-	a := &Adapter{host: h, closed: make(chan struct{})}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := &Adapter{host: h, closed: make(chan struct{}), since: h.nextInstance()}
 	a.close = sync.OnceFunc(func() { close(a.closed) })
 	return a
 }
@@ -65,7 +68,7 @@ func (a *Adapter) Info(context.Context) hypervisor.Info {
 
 // Facets says that everything is offered.
 func (a *Adapter) Facets() hypervisor.Facets {
-	return hypervisor.Facets{Resize: a, Freeze: a, Switch: a, Power: a, Snapshot: a}
+	return hypervisor.Facets{Resize: a, Freeze: a, Switch: a, Power: a, Snapshot: a, Pause: a, Move: a}
 }
 
 // Domains lists every domain, in order of name.

@@ -25,8 +25,9 @@ type domain struct {
 	reason    string
 	live      []disk
 	config    []disk
-	snapshots []snapshot // oldest first
-	late      []*late    // what awaits that a stalled domain answers, oldest first
+	snapshots []snapshot                    // oldest first
+	failures  map[hypervisor.DiskID]failure // how the last copy of a disk ended, where it failed
+	late      []*late                       // what awaits that a stalled domain answers, oldest first
 
 	guest
 }
@@ -39,6 +40,8 @@ type guest struct {
 	stalled  bool // nothing about the running domain answers
 	frozen   bool
 	stopping bool // it was asked to power off
+	hurt     bool // its storage fails, so that it pauses again whenever it is resumed
+	outruns  bool // it writes faster than any copy of a disk
 }
 
 // disk is a disk in one half of a domain. A change replaces it as a whole.
@@ -52,6 +55,7 @@ type disk struct {
 	size      int64
 	beneath   []hypervisor.Source // what hypervisor snapshots put overlays upon, newest last
 	job       string
+	copy      *mirror // what copies it elsewhere; nil: nothing does
 	detaching bool
 	instance  int // tells it from an earlier disk of that ID
 }
@@ -137,6 +141,8 @@ func (v view) shown() hypervisor.Domain {
 			Freeze:     running && v.agent,
 			Switch:     v.up || v.persistent,
 			Snapshot:   v.up,
+			Pause:      v.up,
+			Move:       v.up,
 			FreeSlots:  v.freeSlots(),
 			Accepts:    slices.Clone(accepts),
 		},

@@ -14,9 +14,10 @@ import (
 // Fault is one scripted misfortune.
 type Fault struct {
 	// Call is the name of what is struck, empty for everything: the reads domains, domain,
-	// disks and snapshots, and the effects attach, attach-config, detach,
+	// disks, snapshots and move-status, and the effects attach, attach-config, detach,
 	// detach-config, switch, switch-config, resize, freeze, thaw, start, shutdown,
-	// snapshot and snapshot-delete.
+	// snapshot, snapshot-delete, pause, resume, move, converge, pivot, pivot-config and
+	// cancel-move.
 	Call   string
 	Domain hypervisor.DomainID // empty: any
 	Skip   int                 // calls that pass first

@@ -46,11 +46,12 @@ func (h *Host) Drop(id hypervisor.DomainID, disk hypervisor.DiskID) {
 	})
 }
 
-// SetJob says that a block job, such as "copy", runs on a disk; "" that none does.
+// SetJob says that a block job, such as "copy", runs on a disk; "" that none does,
+// also where one was begun by StartMove.
 func (h *Host) SetJob(id hypervisor.DomainID, target, job string) {
 	h.at(id, func(d *domain) {
 		if x := byTarget(d.live, target); x != nil {
-			x.job = job
+			x.job, x.copy = job, nil
 		}
 	})
 }

@@ -4,8 +4,9 @@
 // what is above it. A [Host] is the machine: its domains and their disks outlive
 // every [Adapter] to it, as they outlive an agent. Guests can be made to misbehave
 // and calls to fail at will; a hook sees the moments before and after each effect,
-// at which a test can end an agent. Nothing carries a guest's bytes, but images
-// must exist, no two disks write to one, and growing a disk grows its file.
+// at which a test can end an agent. Nothing carries a guest's bytes but a move
+// between raw files; images must exist, no two disks write to one, and growing a disk
+// grows its file.
 //
 // A domain that was defined so reconnects: its network disks grow, and move to
 // another address of the same volume, while it runs. The contract promises neither
@@ -37,7 +38,8 @@ type Host struct {
 	calls       []Call
 	check       func(path string) error
 	overlays    map[string]bool // files that hypervisor snapshots made, which exist nowhere else
-	instances   int             // how many disks were ever plugged in
+	instances   int             // a count of disks plugged in, of connections and of copies that failed: their order
+	pace        int64           // bytes that a copy does each time somebody looks at it
 	agentLimit  time.Duration
 	frozenTimes int // how often a guest was frozen
 }
@@ -46,7 +48,7 @@ type Host struct {
 func NewHost() *Host {
 	return &Host{
 		domains: map[hypervisor.DomainID]*domain{}, watchers: map[*watcher]bool{}, news: make(chan struct{}),
-		check: imageExists, overlays: map[string]bool{},
+		check: imageExists, overlays: map[string]bool{}, pace: wholeCopy,
 	}
 }
 

@@ -30,8 +30,12 @@ func (x disk) files() []string {
 	return append([]string{x.source.Path}, x.source.Chain...)
 }
 
-// opens reports whether a disk has a file open, and whether it writes to it.
+// opens reports whether a disk has a file open, and whether it writes to it. A copy
+// of it writes to its target.
 func (x disk) opens(path string) (open, writes bool) {
+	if x.copy != nil && x.copy.source.Path == path {
+		return true, true
+	}
 	for i, p := range x.files() {
 		if p == path {
 			return true, i == 0 && x.access == primitives.ReadWrite

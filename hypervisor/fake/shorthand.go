@@ -65,5 +65,7 @@ func methodOf(effect string) string {
 		"attach": "Attach", "attach-config": "AttachConfig", "detach": "Detach", "detach-config": "DetachConfig",
 		"switch": "Switch", "switch-config": "SwitchConfig", "resize": "ResizeDisk", "freeze": "Freeze", "thaw": "Thaw",
 		"start": "Start", "shutdown": "Shutdown", "snapshot": "CreateSnapshot", "snapshot-delete": "DeleteSnapshot",
+		"pause": "Pause", "resume": "Resume", "move": "StartMove", "converge": "Converge", "pivot": "FinishMove",
+		"pivot-config": "FinishMoveConfig", "cancel-move": "CancelMove",
 	}[effect]
 }
