@@ -97,11 +97,7 @@ func (s *session) conditionOf(f *family) (condition, error) {
 
 // lookup reads the record of a volume that exists for callers.
 func (s *session) lookup(u primitives.URI) (record, condition, error) {
-	r, err := s.load(u.Volume)
-	if err != nil {
-		return record{}, 0, err
-	}
-	cond, err := s.conditionOf(r.family)
+	r, cond, err := s.steady(u)
 	if err != nil {
 		return record{}, 0, err
 	}
@@ -109,6 +105,29 @@ func (s *session) lookup(u primitives.URI) (record, condition, error) {
 		return record{}, 0, notFound(u)
 	}
 	return r, cond, nil
+}
+
+// steady reads a record and its condition as they were at one moment. Record and
+// lock are looked at one after the other, and a writer that commits in between
+// would look like one that died.
+func (s *session) steady(u primitives.URI) (record, condition, error) {
+	r, err := s.load(u.Volume)
+	for err == nil {
+		var cond condition
+		if cond, err = s.conditionOf(r.family); err != nil || cond != torn && cond != debris {
+			return r, cond, err
+		}
+		before := r
+		if r, err = s.load(u.Volume); err == nil && r.sameWrite(before.family) {
+			return r, cond, nil
+		}
+	}
+	return record{}, 0, err
+}
+
+// sameWrite reports whether nothing was begun or ended between two readings.
+func (f *family) sameWrite(g *family) bool {
+	return f.Handle == g.Handle && f.State == g.State && f.Generation == g.Generation && f.Head == g.Head && f.Writing == g.Writing
 }
 
 // whole is lookup for what needs a volume whose content is whole.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -115,8 +116,12 @@ func (s *session) socket(ctx context.Context) (net.Conn, *os.File, error) {
 // socketPrefix marks the names of sockets, which live for moments.
 const socketPrefix = "nbd-"
 
-// clearSockets removes names that a crash left. Those of a live process are
-// gone before anybody could take them for left over, or are connected to.
+// socketLife is long beyond what a socket's name lives. Between bind and listen
+// one refuses as if its process were dead, and another device that is opened at
+// that moment must not take its name away.
+const socketLife = time.Minute
+
+// clearSockets removes names that a crash left.
 func (b *backend) clearSockets() {
 	names, err := os.ReadDir(b.machine.RunDir)
 	if err != nil {
@@ -125,6 +130,9 @@ func (b *backend) clearSockets() {
 	for _, n := range names {
 		path := filepath.Join(b.machine.RunDir, n.Name())
 		if !strings.HasPrefix(n.Name(), socketPrefix) || n.Type() != os.ModeSocket {
+			continue
+		}
+		if info, err := n.Info(); err != nil || time.Since(info.ModTime()) < socketLife {
 			continue
 		}
 		conn, err := net.Dial("unix", path)

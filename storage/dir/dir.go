@@ -105,17 +105,9 @@ func (d Driver) Open(ctx context.Context, o primitives.OpenRequest) (primitives.
 	b := &backend{driver: d, name: o.Name, folder: o.Props[propPath], machine: o.Host, streams: map[*stream]bool{}}
 	u := primitives.URI{Device: o.Name}
 	err := bounded(ctx, func() error {
-		found, err := inspect(o.Props)
-		if err != nil {
-			return err
-		}
-		if found.UUID == "" {
-			if found, err = b.initialise(); err != nil {
-				return err
-			}
-		}
+		found, err := inspectOr(o.Props, b.initialise)
 		b.uuid = found.UUID
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, classify(u, err)

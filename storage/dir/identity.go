@@ -55,6 +55,12 @@ func unanswered(ctx context.Context) error {
 // inspect looks at the directory that p names and changes nothing. An identity
 // without UUID is an empty directory that may become a device.
 func inspect(p primitives.Props) (identity, error) {
+	return inspectOr(p, func(tree) (identity, error) { return identity{}, nil })
+}
+
+// inspectOr is inspect that has an empty directory made a device: the very one
+// that was found empty, for a file system may be mounted or unmounted meanwhile.
+func inspectOr(p primitives.Props, initialise func(tree) (identity, error)) (identity, error) {
 	path := p[propPath]
 	if !filepath.IsAbs(path) {
 		return identity{}, primitives.Invalid(propPath, "%q: expected an absolute path", path)
@@ -82,7 +88,10 @@ func inspect(p primitives.Props) (identity, error) {
 	case want != "":
 		return identity{}, missing(path)
 	}
-	return identity{}, t.checkEmpty()
+	if err := t.checkEmpty(); err != nil {
+		return identity{}, err
+	}
+	return initialise(t)
 }
 
 // identity reads the identity file.
@@ -179,17 +188,12 @@ func foreign(path, want, have string) error {
 
 // initialise makes the empty directory a device. The identity is written last,
 // and never over another: of two that initialise at once both get the same.
-func (b *backend) initialise() (identity, error) {
-	root, err := os.OpenRoot(b.folder)
-	if err != nil {
-		return identity{}, unreachable(b.folder, err)
-	}
-	t := tree{root: root, path: b.folder, step: b.driver.step}
-	defer t.close()
+func (b *backend) initialise(t tree) (identity, error) {
+	t.step = b.driver.step
 	if err := t.makeFolders(); err != nil {
 		return identity{}, err
 	}
-	err = t.createJSON(identityFile, identity{UUID: newUUID(), Version: recordVersion})
+	err := t.createJSON(identityFile, identity{UUID: newUUID(), Version: recordVersion})
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return identity{}, err
 	}

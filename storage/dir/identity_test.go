@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -240,4 +241,27 @@ func syncFS(at string) error {
 	}
 	defer f.Close()
 	return unix.Syncfs(int(f.Fd()))
+}
+
+// TestADirectoryThatComesUpDuringOpenIsNotFilled takes the empty file system
+// that is at the path away at any moment of Open: what shows then is somebody's,
+// and may not be taken for what was found empty.
+func TestADirectoryThatComesUpDuringOpenIsNotFilled(t *testing.T) {
+	at := on(t, "tmpfs")
+	must(t, os.WriteFile(filepath.Join(at, "thesis.txt"), nil, 0o600))
+	for i := range 300 {
+		must(t, unix.Mount("tmpfs", at, "tmpfs", 0, ""))
+		unmounted := make(chan error, 1)
+		go func() {
+			for range i * 100 { // later each time
+				runtime.Gosched()
+			}
+			unmounted <- unix.Unmount(at, unix.MNT_DETACH)
+		}()
+		_ = tryOpen(t, at, nil) // it may have been in time
+		must(t, <-unmounted)
+		if left := entries(t, at); !slices.Equal(left, []string{"thesis.txt"}) {
+			t.Fatalf("the folder beneath holds %v, want what it held", left)
+		}
+	}
 }

@@ -5,6 +5,7 @@ package dir_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -109,5 +110,37 @@ func statWithin(t *testing.T, b primitives.Backend, u primitives.URI) (primitive
 	case <-time.After(10 * time.Second):
 		t.Fatal("Stat() blocks")
 		return primitives.Object{}, nil
+	}
+}
+
+// TestAWriteThatCommitsNeverLooksInterrupted looks volumes up while they are
+// made. A record is read before its lock, and the commit may come in between.
+func TestAWriteThatCommitsNeverLooksInterrupted(t *testing.T) {
+	b := open(t, on(t, "tmpfs"))
+	const volumes = 300
+	made := make(chan error, 1)
+	go func() {
+		for i := range volumes {
+			r := primitives.WriteRequest{Op: op(fmt.Sprint("make ", i)), Create: true, Size: 4096, Format: primitives.FormatRaw}
+			if err := putAll(t.Context(), b, fmt.Sprint("v", i), r, content(seedA, 4096)); err != nil {
+				made <- err
+				return
+			}
+		}
+		made <- nil
+	}()
+	for i, ended := 0, false; i < volumes; {
+		select {
+		case err := <-made:
+			must(t, err)
+			ended = true
+		default:
+		}
+		o, err := b.Stat(t.Context(), vol(fmt.Sprint("v", i)), primitives.Op{})
+		if err == nil && o.State == primitives.Ready {
+			i++
+		} else if ended || !errors.Is(err, primitives.CodeNotFound) {
+			t.Fatalf("Stat() of a volume that is being made = %v, %v; want none, then a ready one", o.State, err)
+		}
 	}
 }

@@ -265,10 +265,12 @@ func (s *session) startWriter(ctx context.Context, w *writer, u primitives.URI) 
 	if w.create {
 		return nil, errors.Join(err, s.discard(w.record, w.job))
 	}
-	w.abandon()
-	// Nothing was written, so nothing is torn.
+	// Nothing was written, so nothing is torn; the record says so before the lock
+	// does, as with a commit.
 	w.State, w.Writing = stateReady, request{}
-	return nil, errors.Join(err, s.save(w.record))
+	err = errors.Join(err, s.save(w.record))
+	w.abandon()
+	return nil, err
 }
 
 // roundUp returns the size of a volume for which size bytes were asked.
