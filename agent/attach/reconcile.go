@@ -269,7 +269,7 @@ func (s *Service) do(ctx context.Context, d deed) error {
 		}
 		return unmap(ctx, dev.Facets().Map, d.Mapping.ID)
 	case record:
-		return s.journal.Update(func(tx *journal.Tx) error { return device.Admit(tx, d.Use) })
+		return s.journal.Update(func(tx *journal.Tx) error { return device.Record(tx, d.Use) })
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package attach
 import (
 	"context"
 
+	"github.com/tenon-storage/tenon/agent/device"
 	"github.com/tenon-storage/tenon/agent/journal"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/hypervisor"
@@ -30,11 +31,11 @@ func (s *Service) resizeKind() operation.Kind[ResizeArgs, resizeMemory] {
 		Name:    KindResize,
 		Subject: func(a ResizeArgs) string { return a.Domain + " " + string(a.Disk) },
 		Check:   s.checkResize,
-		Admit: func(_ *journal.Tx, r *resizeRun) error {
+		Admit: func(tx *journal.Tx, r *resizeRun) error {
 			r.Claim(operation.OnDevice(r.Memory.Use.URI.Device), true)
 			r.Claim(operation.OnVolume(r.Memory.Use.URI), false)
 			r.Claim(operation.OnDisk(r.Memory.Use.Disk), false)
-			return nil
+			return device.Enter(tx, r.Memory.Use.URI)
 		},
 		Steps: []operation.Step[ResizeArgs, resizeMemory]{
 			{Name: "resize", Do: s.doResize, Undo: s.callOff},

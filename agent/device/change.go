@@ -157,7 +157,9 @@ func (r *Registry) addKind() operation.Kind[AddArgs, memory] {
 		}, {
 			Name: "persist",
 			Do: func(_ context.Context, o *run) error {
-				err := r.journal.Update(func(tx *journal.Tx) error { return tx.PutDevice(o.Memory.New) })
+				err := r.journal.Update(func(tx *journal.Tx) error {
+					return errors.Join(tx.PutDevice(o.Memory.New), r.openDoor(tx, o.Memory.New))
+				})
 				if err == nil {
 					r.insert(o.Memory.New)
 				}
@@ -165,7 +167,7 @@ func (r *Registry) addKind() operation.Kind[AddArgs, memory] {
 			},
 			Undo: func(_ context.Context, o *run) error {
 				r.take(o.Args.Name)
-				return r.journal.Update(func(tx *journal.Tx) error { return tx.DeleteDevice(o.Args.Name) })
+				return r.journal.Update(func(tx *journal.Tx) error { return r.forget(tx, o.Args.Name) })
 			},
 		}, {
 			Name:  "open",
@@ -293,8 +295,10 @@ func (r *Registry) updateKind() operation.Kind[UpdateArgs, memory] {
 		},
 		Admit: func(tx *journal.Tx, o *run) (err error) {
 			o.Claim(operation.OnDevice(o.Args.Name), false)
-			o.Memory.Old, err = tx.Device(o.Args.Name)
-			return err
+			if o.Memory.Old, err = tx.Device(o.Args.Name); err != nil {
+				return err
+			}
+			return Leave(tx, o.Args.Name)
 		},
 		Steps: []operation.Step[UpdateArgs, memory]{{
 			Name: "validate",
@@ -392,6 +396,9 @@ func (r *Registry) removeKind() operation.Kind[RemoveArgs, memory] {
 			if o.Memory.Old, err = tx.Device(o.Args.Name); err != nil {
 				return err
 			}
+			if err := removable(tx, o.Args.Name); err != nil {
+				return err
+			}
 			return unused(tx, o.Args.Name)
 		},
 		Steps: []operation.Step[RemoveArgs, memory]{{
@@ -399,7 +406,7 @@ func (r *Registry) removeKind() operation.Kind[RemoveArgs, memory] {
 			Final: true,
 			Do: func(_ context.Context, o *run) error {
 				r.take(o.Args.Name)
-				err := r.journal.Update(func(tx *journal.Tx) error { return tx.DeleteDevice(o.Args.Name) })
+				err := r.journal.Update(func(tx *journal.Tx) error { return r.forget(tx, o.Args.Name) })
 				if err != nil {
 					return err
 				}

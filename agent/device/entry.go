@@ -36,6 +36,7 @@ type entry struct {
 	described   bool
 	retryAt     time.Time
 	gone        bool // removed: never to be opened again
+	shut        bool // closed for service: opened by nobody but the methods of fence.go
 }
 
 func newEntry(d journal.Device) *entry {
@@ -64,6 +65,8 @@ func (e *entry) status(r *Registry, uses int) Status {
 		Added: e.record.Added, Updated: e.record.Updated,
 	}
 	switch {
+	case e.shut:
+		s.State = Fenced
 	case e.device != nil:
 		s.State = Open
 	case e.failure != nil:
@@ -119,10 +122,14 @@ func (r *Registry) look(ctx context.Context, e *entry) bool {
 		return false
 	}
 	r.mu.Lock()
-	d, record, gone := e.device, e.record, e.gone
+	d, record, gone, shut := e.device, e.record, e.gone, e.shut
 	r.mu.Unlock()
 	if gone {
 		return false
+	}
+	if shut {
+		e.attempted()
+		return true // its maintenance opens it again
 	}
 	if d != nil && r.describe(ctx, e, d) {
 		return true
@@ -131,7 +138,7 @@ func (r *Registry) look(ctx context.Context, e *entry) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer e.attempted() // after its outcome can be seen
-	if err == nil && (e.gone || !e.record.Updated.Equal(record.Updated)) {
+	if err == nil && (e.gone || e.shut || !e.record.Updated.Equal(record.Updated)) {
 		r.work.Go(func() { r.closeOld(record.Name, opened.device) }) // it changed meanwhile
 		return false
 	}

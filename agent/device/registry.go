@@ -18,6 +18,7 @@ import (
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/internal/durable"
 	"github.com/tenon-storage/tenon/primitives"
+	"github.com/tenon-storage/tenon/primitives/maintenance"
 	"github.com/tenon-storage/tenon/storage"
 )
 
@@ -38,6 +39,8 @@ type Registry struct {
 	log     *slog.Logger
 	vault   *vault
 
+	keeper DoorKeeper // set before Start; nil: new devices are in service at once
+
 	ctx  context.Context // ends at Close
 	stop context.CancelFunc
 	work sync.WaitGroup // the keepers of the entries
@@ -54,6 +57,7 @@ const (
 	Opening     State = "opening"     // being opened for the first time since tenond started
 	Open        State = "open"        // open; Description tells its health
 	Unreachable State = "unreachable" // could not be opened; tried again in the background
+	Fenced      State = "fenced"      // closed for service; its maintenance opens it again
 )
 
 // Status is what is known of a device, without asking it.
@@ -107,6 +111,12 @@ func (r *Registry) load() error {
 		for _, d := range devices {
 			keep[d.SecretsRef] = true
 			r.entries[d.Name] = newEntry(d)
+			door, err := tx.Door(d.Name)
+			if err != nil {
+				return err
+			}
+			// A fenced device is not opened at the start either.
+			r.entries[d.Name].shut = door.Gate == maintenance.GateFenced
 		}
 		operations, err := tx.Operations()
 		for _, o := range operations {
@@ -175,18 +185,29 @@ func (r *Registry) Driver(name string) (primitives.DriverInfo, error) {
 }
 
 // Device returns an open device. CodeNotFound for one that is not configured,
-// CodeUnavailable for one that is not open.
+// CodeUnavailable for one that is not open, CodeFenced for one that is closed for
+// service.
 func (r *Registry) Device(name string) (*storage.Device, error) {
+	d, shut, err := r.device(name)
+	if shut {
+		return nil, r.fenced(name)
+	}
+	return d, err
+}
+
+func (r *Registry) device(name string) (d *storage.Device, shut bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.entries[name]
-	if e == nil {
-		return nil, unknown(name)
+	switch {
+	case e == nil:
+		return nil, false, unknown(name)
+	case e.shut:
+		return nil, true, nil
+	case e.device == nil:
+		return nil, false, e.unavailable()
 	}
-	if e.device == nil {
-		return nil, e.unavailable()
-	}
-	return e.device, nil
+	return e.device, false, nil
 }
 
 // Await is Device that waits while the device is being opened for the first

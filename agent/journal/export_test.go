@@ -18,3 +18,19 @@ func SetFormat(j *Journal, version int) error {
 	}
 	return j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyMeta, data) })
 }
+
+// MakeFormat1 makes a file what tenond wrote before it knew maintenance.
+func MakeFormat1(j *Journal) error {
+	err := j.db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range buckets2() {
+			if err := tx.DeleteBucket(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return SetFormat(j, 1)
+}

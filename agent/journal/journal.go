@@ -2,8 +2,9 @@
 
 // Package journal keeps, in one file that survives a crash at any point, what
 // the agent intends and nobody else knows: the configured devices, the
-// operations under way and the recently finished ones, and the uses of devices
-// on this host. What devices and hypervisors can tell is not in it.
+// operations under way and the recently finished ones, the uses of devices on
+// this host, and what is ordered and promised about their maintenance. What
+// devices and hypervisors can tell is not in it.
 package journal
 
 import (
@@ -15,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -22,10 +24,11 @@ import (
 
 	"github.com/tenon-storage/tenon/internal/durable"
 	"github.com/tenon-storage/tenon/primitives"
+	"github.com/tenon-storage/tenon/primitives/maintenance"
 )
 
 // FormatVersion is the version of the file's format that this package writes.
-const FormatVersion = 1
+const FormatVersion = 2
 
 // lockWait is how long Open waits for another process to let go of the file: a
 // predecessor that is just ending, not one that runs.
@@ -38,8 +41,25 @@ var (
 	bucketRequests   = []byte("requests") // request id -> operation id
 	bucketUses       = []byte("uses")
 
+	// Since format 2.
+	bucketDoors = []byte("doors") // device -> its gate
+	bucketAudit = []byte("audit") // number -> one line
+
 	keyMeta = []byte("journal")
 )
+
+// buckets1 are the parts of a file of format 1, buckets2 what format 2 added.
+func buckets1() [][]byte {
+	return [][]byte{bucketMeta, bucketDevices, bucketOperations, bucketRequests, bucketUses}
+}
+
+func buckets2() [][]byte {
+	names := [][]byte{bucketDoors, bucketAudit}
+	for _, p := range []Part{Hosts, Managements, Manager, Policies, Subscribers} {
+		names = append(names, p.bucket())
+	}
+	return names
+}
 
 // meta is what the file says of itself.
 type meta struct {
@@ -61,6 +81,8 @@ type Journal struct {
 	path   string
 	before func() error
 	meta   meta
+
+	commits atomic.Uint64
 }
 
 // Open opens the journal at path and makes one, readable by its owner only,
@@ -97,7 +119,7 @@ func create(path string) (err error) {
 		return err
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketDevices, bucketOperations, bucketRequests, bucketUses} {
+		for _, name := range append(buckets1(), buckets2()...) {
 			if _, err := tx.CreateBucket(name); err != nil {
 				return err
 			}
@@ -151,6 +173,9 @@ func (j *Journal) open() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := j.upgrade(); err != nil {
+		return err
+	}
 	return os.Chmod(j.path, 0o600)
 }
 
@@ -161,18 +186,67 @@ func closeQuietly(db *bbolt.DB) {
 }
 
 func (j *Journal) readMeta(tx *bbolt.Tx) error {
-	for _, name := range [][]byte{bucketMeta, bucketDevices, bucketOperations, bucketRequests, bucketUses} {
+	need := buckets1()
+	if tx.Bucket(bucketMeta) != nil {
+		if err := json.Unmarshal(tx.Bucket(bucketMeta).Get(keyMeta), &j.meta); err != nil {
+			return damaged(j.path, fmt.Errorf("its description: %w", err))
+		}
+	}
+	if j.meta.Format >= 2 {
+		need = append(need, buckets2()...)
+	}
+	if j.meta.Format > FormatVersion {
+		return j.foreign()
+	}
+	for _, name := range need {
 		if tx.Bucket(name) == nil {
 			return damaged(j.path, fmt.Errorf("the part %q is missing", name))
 		}
 	}
-	if err := json.Unmarshal(tx.Bucket(bucketMeta).Get(keyMeta), &j.meta); err != nil {
-		return damaged(j.path, fmt.Errorf("its description: %w", err))
+	if j.meta.Format < 1 {
+		return j.foreign()
 	}
-	if j.meta.Format != FormatVersion {
-		return primitives.Errorf(primitives.CodeUnsupported, "the journal %s has format %d, this tenond knows %d", j.path, j.meta.Format, FormatVersion).
-			Trying("run the version of tenond that wrote it")
+	return nil
+}
+
+func (j *Journal) foreign() error {
+	return primitives.Errorf(primitives.CodeUnsupported, "the journal %s has format %d, this tenond knows up to %d", j.path, j.meta.Format, FormatVersion).
+		Trying("run the version of tenond that wrote it")
+}
+
+// upgrade makes a file of format 1 one of format 2, all of it or nothing. Format
+// 1 knew no maintenance, so every device in it was in service: its door is open.
+func (j *Journal) upgrade() error {
+	if j.meta.Format == FormatVersion {
+		return nil
 	}
+	next := j.meta
+	next.Format = FormatVersion
+	data, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	err = j.Update(func(t *Tx) error {
+		for _, name := range buckets2() {
+			if _, err := t.tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		devices, err := t.Devices()
+		if err != nil {
+			return err
+		}
+		for _, d := range devices {
+			if err := t.PutDoor(d.Name, Door{Gate: maintenance.GateOpen}); err != nil {
+				return err
+			}
+		}
+		return t.tx.Bucket(bucketMeta).Put(keyMeta, data)
+	})
+	if err != nil {
+		return fmt.Errorf("bring the journal %s from format %d to %d: %w", j.path, j.meta.Format, FormatVersion, err)
+	}
+	j.meta = next
 	return nil
 }
 
@@ -214,8 +288,9 @@ func (j *Journal) Path() string { return j.path }
 // nil, and nothing of it happened otherwise. Transactions that change run one at
 // a time.
 func (j *Journal) Update(change func(*Tx) error) error {
-	return j.db.Update(func(tx *bbolt.Tx) error {
-		if err := change(&Tx{tx: tx}); err != nil {
+	err := j.db.Update(func(tx *bbolt.Tx) error {
+		t := &Tx{tx: tx}
+		if err := t.run(change); err != nil {
 			return err
 		}
 		if j.before == nil {
@@ -223,11 +298,30 @@ func (j *Journal) Update(change func(*Tx) error) error {
 		}
 		return j.before()
 	})
+	if err == nil {
+		j.commits.Add(1)
+	}
+	return err
 }
+
+// Commits tells how many transactions were made durable since Open. Each costs
+// two fsyncs: of the pages written, then of the one that makes them count.
+func (j *Journal) Commits() uint64 { return j.commits.Load() }
 
 // View runs read on one consistent state of the journal.
 func (j *Journal) View(read func(*Tx) error) error {
-	return j.db.View(func(tx *bbolt.Tx) error { return read(&Tx{tx: tx}) })
+	return j.db.View(func(tx *bbolt.Tx) error {
+		t := &Tx{tx: tx}
+		return t.run(read)
+	})
+}
+
+// run runs f, and fails also where an iteration in it broke off.
+func (t *Tx) run(f func(*Tx) error) error {
+	if err := f(t); err != nil {
+		return err
+	}
+	return t.err
 }
 
 // Close lets go of the file.

@@ -115,6 +115,8 @@ func TestFailedUpdateChangesNothing(t *testing.T) {
 
 // TestDamagedFileIsRefusedAndKept overwrites each page, truncates and empties
 // the file: every damage that is noticed is an error, and no byte changes.
+//
+// Cases: E28
 func TestDamagedFileIsRefusedAndKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal.db")
 	j := open(t, path)

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/tenon-storage/tenon/primitives"
+	"github.com/tenon-storage/tenon/primitives/maintenance"
 )
 
 // Device is a configured device.
@@ -35,9 +36,8 @@ type Use struct {
 	Disk      string // UseDisk: the disk's ID; empty for an adopted disk
 	Target    string // an adopted disk's name in the domain; empty: tenon attached the disk
 	Admitted  time.Time
-	// AdmittedEpoch is the device's maintenance epoch at admission; 0 where no
-	// maintenance order was ever seen.
-	AdmittedEpoch uint64
+	Stamp     maintenance.Stamp // the device's maintenance stamp at admission; zero where no order was ever seen
+	Grant     string            // the grant that let it through a closed gate; empty: the gate was open
 }
 
 // UseKind is what uses a device.
@@ -88,7 +88,10 @@ type Claim struct {
 }
 
 // Tx is one transaction.
-type Tx struct{ tx *bbolt.Tx }
+type Tx struct {
+	tx  *bbolt.Tx
+	err error // of an iteration that broke off; fails the transaction
+}
 
 // PutDevice writes a device.
 func (t *Tx) PutDevice(d Device) error { return put(t, bucketDevices, d.Name, d) }

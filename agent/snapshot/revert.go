@@ -25,6 +25,9 @@ func (s *Service) revertKind() operation.Kind[RevertArgs, reverted] {
 		Admit: func(tx *journal.Tx, r *revertRun) error {
 			r.Claim(operation.OnDevice(r.Args.URI.Device), true)
 			r.Claim(operation.OnVolume(r.Args.URI), false)
+			if err := device.Enter(tx, r.Args.URI); err != nil {
+				return err
+			}
 			uses, err := attach.DiskUses(tx, r.Args.URI)
 			if err != nil {
 				return err

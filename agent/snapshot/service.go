@@ -287,7 +287,7 @@ func admit(tx *journal.Tx, r *run) error {
 		}
 	}
 	for _, g := range r.Memory.Groups {
-		if _, err := tx.Device(g.Device); err != nil {
+		if err := device.Enter(tx, primitives.URI{Device: g.Device}); err != nil {
 			return err
 		}
 		r.Claim(operation.OnDevice(g.Device), true)

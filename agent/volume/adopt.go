@@ -27,7 +27,7 @@ func (s *Service) importKind() operation.Kind[ImportArgs, outcome] {
 				r.Memory.Uses = append(r.Memory.Uses, u)
 				err = errors.Join(err, device.Admit(tx, u))
 			}
-			return errors.Join(err, configured(tx, r.Args.URI.Device))
+			return errors.Join(err, device.Enter(tx, r.Args.URI))
 		},
 		Steps: []operation.Step[ImportArgs, outcome]{{
 			Name: "import",

@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"github.com/tenon-storage/tenon/agent/attach"
+	"github.com/tenon-storage/tenon/agent/device"
 	"github.com/tenon-storage/tenon/agent/journal"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/primitives"
@@ -94,7 +95,7 @@ func (s *Service) createKind() operation.Kind[CreateArgs, outcome] {
 		},
 		Admit: func(tx *journal.Tx, r *run) error {
 			claim(r, r.Args.URI, false)
-			return configured(tx, r.Args.URI.Device)
+			return device.Enter(tx, r.Args.URI)
 		},
 		Steps:  onlyTakingBack("create", s.create, discardRepeated(s, s.create)),
 		Result: object[CreateArgs],
@@ -139,7 +140,7 @@ func (s *Service) resizeKind() operation.Kind[ResizeArgs, outcome] {
 		},
 		Admit: func(tx *journal.Tx, r *run) error {
 			claim(r, r.Args.URI, false)
-			if err := configured(tx, r.Args.URI.Device); err != nil {
+			if err := device.Enter(tx, r.Args.URI); err != nil {
 				return err
 			}
 			return stillUnused(tx, r.Args.URI, resizeDisk)
@@ -181,7 +182,7 @@ func (s *Service) cloneKind() operation.Kind[CloneArgs, outcome] {
 			if r.Args.From.Parent() != r.Args.To {
 				r.Claim(operation.OnVolume(r.Args.From), true)
 			}
-			return configured(tx, r.Args.To.Device)
+			return device.Enter(tx, r.Args.To)
 		},
 		Steps:  onlyTakingBack("clone", s.clone, discardRepeated(s, s.clone)),
 		Result: object[CloneArgs],
@@ -217,7 +218,7 @@ func (s *Service) delinkKind() operation.Kind[DelinkArgs, outcome] {
 		},
 		Admit: func(tx *journal.Tx, r *run) error {
 			claim(r, r.Args.URI, false)
-			if err := configured(tx, r.Args.URI.Device); err != nil {
+			if err := device.Leave(tx, r.Args.URI.Device); err != nil {
 				return err
 			}
 			return stillUnused(tx, r.Args.URI, detachFirst)

@@ -42,18 +42,6 @@ func claim[A, M any](r *operation.Run[A, M], u primitives.URI, shared bool) {
 	r.Claim(operation.OnVolume(u), shared)
 }
 
-// configured refuses, within the transaction, devices that are not.
-func configured(tx *journal.Tx, name string) error {
-	if _, err := tx.Device(name); err != nil {
-		if primitives.CodeOf(err) == primitives.CodeNotFound {
-			return primitives.Errorf(primitives.CodeNotFound, "device %q is not configured", name).
-				On(primitives.URI{Device: name}).Trying("see: tenonctl device list")
-		}
-		return err
-	}
-	return nil
-}
-
 // naming tells a domain's name by its ID.
 type naming func(id string) string
 

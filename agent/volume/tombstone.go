@@ -5,6 +5,7 @@ package volume
 import (
 	"context"
 
+	"github.com/tenon-storage/tenon/agent/device"
 	"github.com/tenon-storage/tenon/agent/journal"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/primitives"
@@ -63,7 +64,7 @@ func (s *Service) relinkKind() operation.Kind[RelinkArgs, outcome] {
 			if !r.Args.As.IsZero() {
 				r.Claim(operation.OnVolume(r.Args.As), false)
 			}
-			return configured(tx, r.Args.Device)
+			return device.Enter(tx, primitives.URI{Device: r.Args.Device})
 		},
 		Steps: []operation.Step[RelinkArgs, outcome]{{
 			Name: "find",
@@ -106,7 +107,7 @@ func (s *Service) destroyKind() operation.Kind[DestroyArgs, outcome] {
 		},
 		Admit: func(tx *journal.Tx, r *run) error {
 			claimTombstone(r, r.Args.Device, r.Args.Tombstone)
-			return configured(tx, r.Args.Device)
+			return device.Leave(tx, r.Args.Device)
 		},
 		Steps: only("destroy", func(ctx context.Context, r *run) error {
 			o, err := s.Tombstone(ctx, r.Args.Device, r.Args.Tombstone)
