@@ -18,8 +18,9 @@ type Stamp struct {
 
 // The ranks within one epoch.
 const (
-	RankGate  uint8 = 1 // open or close the gate
-	RankFence uint8 = 2 // fence; only once every host drained at this epoch
+	RankNotice uint8 = 0 // tell what is coming; the gate stays open
+	RankGate   uint8 = 1 // open or close the gate
+	RankFence  uint8 = 2 // fence; only once every host drained at this epoch
 )
 
 // Compare returns -1, 0 or 1.
@@ -156,7 +157,21 @@ type Order struct {
 	Alternatives []string      `json:"alternatives,omitempty"` // devices to use instead
 	Return       bool          `json:"return,omitempty"`
 	Grants       []Grant       `json:"grants,omitempty"`
-	Overridden   []string      `json:"overridden,omitempty"` // ids of uses whose objection or absence is overruled
+	Overridden   []Override    `json:"overridden,omitempty"` // of uses whose objection or absence is overruled
+	// Lease is how long the host may go without an order that answers one of its
+	// reports before it fences the device by itself; 0: for ever.
+	Lease     time.Duration `json:"lease,omitempty"`
+	Heard     uint64        `json:"heard,omitempty"`      // the newest report that management has, by its Seq; what a lease counts from
+	HeardFrom string        `json:"heard_from,omitempty"` // the agent start of that report
+}
+
+// Override says that a use, or a whole host, is no longer waited for. A use that
+// is still there when the fence is due is cut off, if the impact takes its device away.
+type Override struct {
+	Subject    string `json:"subject"` // id of the use or of the host
+	Permission string `json:"permission"`
+	By         string `json:"by"`
+	Reason     string `json:"reason,omitempty"`
 }
 
 // Grant lets one named use in though the gate is closed. It makes the use one of
@@ -182,6 +197,8 @@ type Report struct {
 	UsesDigest string      `json:"uses_digest"` // of the ids and epochs of Uses and the Foreign
 	Foreign    []Foreign   `json:"foreign,omitempty"`
 	Failure    string      `json:"failure,omitempty"` // why the last step did not succeed
+	Lapsed     bool        `json:"lapsed,omitempty"`  // the lease ran out: the host closes the device by itself
+	Leased     bool        `json:"leased,omitempty"`  // the host follows a lease
 }
 
 // FenceState says how a host is fenced.
@@ -222,6 +239,7 @@ const (
 	Stopped   How = "stopped" // the domain was shut down
 	Closed    How = "closed"
 	Tolerates How = "tolerates" // the client lives with the stall
+	Removed   How = "removed"   // its data was deleted on purpose
 )
 
 // Reason says why a use objects or was lost.
