@@ -522,6 +522,8 @@ const (
 	ReadyHow_READY_HOW_CLOSED ReadyHow = 5
 	// It lives with the stall.
 	ReadyHow_READY_HOW_TOLERATES ReadyHow = 6
+	// Its data was deleted on purpose.
+	ReadyHow_READY_HOW_REMOVED ReadyHow = 7
 )
 
 // Enum value maps for ReadyHow.
@@ -534,6 +536,7 @@ var (
 		4: "READY_HOW_STOPPED",
 		5: "READY_HOW_CLOSED",
 		6: "READY_HOW_TOLERATES",
+		7: "READY_HOW_REMOVED",
 	}
 	ReadyHow_value = map[string]int32{
 		"READY_HOW_UNSPECIFIED": 0,
@@ -543,6 +546,7 @@ var (
 		"READY_HOW_STOPPED":     4,
 		"READY_HOW_CLOSED":      5,
 		"READY_HOW_TOLERATES":   6,
+		"READY_HOW_REMOVED":     7,
 	}
 )
 
@@ -2195,7 +2199,7 @@ const file_tenon_v1_maintenance_proto_rawDesc = "" +
 	"\x0fUSE_STATE_READY\x10\x04\x12\x16\n" +
 	"\x12USE_STATE_OBJECTED\x10\x05\x12\x12\n" +
 	"\x0eUSE_STATE_LOST\x10\x06\x12\x1a\n" +
-	"\x16USE_STATE_ROLLING_BACK\x10\a*\xae\x01\n" +
+	"\x16USE_STATE_ROLLING_BACK\x10\a*\xc5\x01\n" +
 	"\bReadyHow\x12\x19\n" +
 	"\x15READY_HOW_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fREADY_HOW_MOVED\x10\x01\x12\x16\n" +
@@ -2203,7 +2207,8 @@ const file_tenon_v1_maintenance_proto_rawDesc = "" +
 	"\x10READY_HOW_PAUSED\x10\x03\x12\x15\n" +
 	"\x11READY_HOW_STOPPED\x10\x04\x12\x14\n" +
 	"\x10READY_HOW_CLOSED\x10\x05\x12\x17\n" +
-	"\x13READY_HOW_TOLERATES\x10\x06B5Z3github.com/tenon-storage/tenon/api/tenon/v1;tenonv1b\x06proto3"
+	"\x13READY_HOW_TOLERATES\x10\x06\x12\x15\n" +
+	"\x11READY_HOW_REMOVED\x10\aB5Z3github.com/tenon-storage/tenon/api/tenon/v1;tenonv1b\x06proto3"
 
 var (
 	file_tenon_v1_maintenance_proto_rawDescOnce sync.Once

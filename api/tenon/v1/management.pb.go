@@ -88,6 +88,79 @@ func (x *MaintenanceGrant) GetBy() string {
 	return ""
 }
 
+// MaintenanceOverride says that a use, or a whole host, is no longer waited for.
+type MaintenanceOverride struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the use or host.
+	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Who allowed it.
+	Permission string `protobuf:"bytes,2,opt,name=permission,proto3" json:"permission,omitempty"`
+	// Who did it.
+	By string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	// Why, for people.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MaintenanceOverride) Reset() {
+	*x = MaintenanceOverride{}
+	mi := &file_tenon_v1_management_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MaintenanceOverride) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MaintenanceOverride) ProtoMessage() {}
+
+func (x *MaintenanceOverride) ProtoReflect() protoreflect.Message {
+	mi := &file_tenon_v1_management_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MaintenanceOverride.ProtoReflect.Descriptor instead.
+func (*MaintenanceOverride) Descriptor() ([]byte, []int) {
+	return file_tenon_v1_management_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *MaintenanceOverride) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *MaintenanceOverride) GetPermission() string {
+	if x != nil {
+		return x.Permission
+	}
+	return ""
+}
+
+func (x *MaintenanceOverride) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *MaintenanceOverride) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // MaintenanceOrder is all that one host must know of one device: a full state,
 // so that any may be lost, repeated or reordered.
 type MaintenanceOrder struct {
@@ -128,15 +201,22 @@ type MaintenanceOrder struct {
 	ReturnHome bool `protobuf:"varint,17,opt,name=return_home,json=returnHome,proto3" json:"return_home,omitempty"`
 	// Uses that may come in though the gate is closed.
 	Grants []*MaintenanceGrant `protobuf:"bytes,18,rep,name=grants,proto3" json:"grants,omitempty"`
-	// Ids of uses whose objection or absence is overruled.
-	OverriddenUses []string `protobuf:"bytes,19,rep,name=overridden_uses,json=overriddenUses,proto3" json:"overridden_uses,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Uses whose objection or absence is overruled.
+	Overrides []*MaintenanceOverride `protobuf:"bytes,19,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	// How long the host may go without an order that answers one of its reports
+	// before it fences the device by itself; absent: for ever.
+	LeaseDuration *durationpb.Duration `protobuf:"bytes,20,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
+	// The newest report that the manager has, by its seq; a lease counts from it.
+	HeardSeq uint64 `protobuf:"varint,21,opt,name=heard_seq,json=heardSeq,proto3" json:"heard_seq,omitempty"`
+	// The agent start of that report.
+	HeardAgentStartId string `protobuf:"bytes,22,opt,name=heard_agent_start_id,json=heardAgentStartId,proto3" json:"heard_agent_start_id,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *MaintenanceOrder) Reset() {
 	*x = MaintenanceOrder{}
-	mi := &file_tenon_v1_management_proto_msgTypes[1]
+	mi := &file_tenon_v1_management_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -148,7 +228,7 @@ func (x *MaintenanceOrder) String() string {
 func (*MaintenanceOrder) ProtoMessage() {}
 
 func (x *MaintenanceOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_tenon_v1_management_proto_msgTypes[1]
+	mi := &file_tenon_v1_management_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -161,7 +241,7 @@ func (x *MaintenanceOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaintenanceOrder.ProtoReflect.Descriptor instead.
 func (*MaintenanceOrder) Descriptor() ([]byte, []int) {
-	return file_tenon_v1_management_proto_rawDescGZIP(), []int{1}
+	return file_tenon_v1_management_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *MaintenanceOrder) GetDevice() string {
@@ -290,11 +370,32 @@ func (x *MaintenanceOrder) GetGrants() []*MaintenanceGrant {
 	return nil
 }
 
-func (x *MaintenanceOrder) GetOverriddenUses() []string {
+func (x *MaintenanceOrder) GetOverrides() []*MaintenanceOverride {
 	if x != nil {
-		return x.OverriddenUses
+		return x.Overrides
 	}
 	return nil
+}
+
+func (x *MaintenanceOrder) GetLeaseDuration() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseDuration
+	}
+	return nil
+}
+
+func (x *MaintenanceOrder) GetHeardSeq() uint64 {
+	if x != nil {
+		return x.HeardSeq
+	}
+	return 0
+}
+
+func (x *MaintenanceOrder) GetHeardAgentStartId() string {
+	if x != nil {
+		return x.HeardAgentStartId
+	}
+	return ""
 }
 
 // MaintenanceReport is all that management must know of one device on one host.
@@ -325,14 +426,18 @@ type MaintenanceReport struct {
 	// Users that nobody registered.
 	ForeignUses []*ForeignUse `protobuf:"bytes,12,rep,name=foreign_uses,json=foreignUses,proto3" json:"foreign_uses,omitempty"`
 	// Why the last step did not succeed.
-	LastError     string `protobuf:"bytes,13,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	LastError string `protobuf:"bytes,13,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// Whether the lease ran out, so that the host closes the device by itself.
+	Lapsed bool `protobuf:"varint,14,opt,name=lapsed,proto3" json:"lapsed,omitempty"`
+	// Whether the host follows a lease.
+	Leased        bool `protobuf:"varint,15,opt,name=leased,proto3" json:"leased,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MaintenanceReport) Reset() {
 	*x = MaintenanceReport{}
-	mi := &file_tenon_v1_management_proto_msgTypes[2]
+	mi := &file_tenon_v1_management_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -344,7 +449,7 @@ func (x *MaintenanceReport) String() string {
 func (*MaintenanceReport) ProtoMessage() {}
 
 func (x *MaintenanceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_tenon_v1_management_proto_msgTypes[2]
+	mi := &file_tenon_v1_management_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -357,7 +462,7 @@ func (x *MaintenanceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaintenanceReport.ProtoReflect.Descriptor instead.
 func (*MaintenanceReport) Descriptor() ([]byte, []int) {
-	return file_tenon_v1_management_proto_rawDescGZIP(), []int{2}
+	return file_tenon_v1_management_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *MaintenanceReport) GetDevice() string {
@@ -451,6 +556,20 @@ func (x *MaintenanceReport) GetLastError() string {
 	return ""
 }
 
+func (x *MaintenanceReport) GetLapsed() bool {
+	if x != nil {
+		return x.Lapsed
+	}
+	return false
+}
+
+func (x *MaintenanceReport) GetLeased() bool {
+	if x != nil {
+		return x.Leased
+	}
+	return false
+}
+
 var File_tenon_v1_management_proto protoreflect.FileDescriptor
 
 const file_tenon_v1_management_proto_rawDesc = "" +
@@ -459,7 +578,14 @@ const file_tenon_v1_management_proto_rawDesc = "" +
 	"\x10MaintenanceGrant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x0e\n" +
-	"\x02by\x18\x03 \x01(\tR\x02by\"\xef\x06\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\"w\n" +
+	"\x13MaintenanceOverride\x12\x18\n" +
+	"\asubject\x18\x01 \x01(\tR\asubject\x12\x1e\n" +
+	"\n" +
+	"permission\x18\x02 \x01(\tR\n" +
+	"permission\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x93\b\n" +
 	"\x10MaintenanceOrder\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12'\n" +
 	"\x0fmaintenance_ids\x18\x02 \x03(\tR\x0emaintenanceIds\x12%\n" +
@@ -483,8 +609,11 @@ const file_tenon_v1_management_proto_rawDesc = "" +
 	"\falternatives\x18\x10 \x03(\tR\falternatives\x12\x1f\n" +
 	"\vreturn_home\x18\x11 \x01(\bR\n" +
 	"returnHome\x122\n" +
-	"\x06grants\x18\x12 \x03(\v2\x1a.tenon.v1.MaintenanceGrantR\x06grants\x12'\n" +
-	"\x0foverridden_uses\x18\x13 \x03(\tR\x0eoverriddenUses\"\xdc\x03\n" +
+	"\x06grants\x18\x12 \x03(\v2\x1a.tenon.v1.MaintenanceGrantR\x06grants\x12;\n" +
+	"\toverrides\x18\x13 \x03(\v2\x1d.tenon.v1.MaintenanceOverrideR\toverrides\x12@\n" +
+	"\x0elease_duration\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12\x1b\n" +
+	"\theard_seq\x18\x15 \x01(\x04R\bheardSeq\x12/\n" +
+	"\x14heard_agent_start_id\x18\x16 \x01(\tR\x11heardAgentStartId\"\x8c\x04\n" +
 	"\x11MaintenanceReport\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x17\n" +
@@ -501,7 +630,9 @@ const file_tenon_v1_management_proto_rawDesc = "" +
 	"usesDigest\x127\n" +
 	"\fforeign_uses\x18\f \x03(\v2\x14.tenon.v1.ForeignUseR\vforeignUses\x12\x1d\n" +
 	"\n" +
-	"last_error\x18\r \x01(\tR\tlastErrorB5Z3github.com/tenon-storage/tenon/api/tenon/v1;tenonv1b\x06proto3"
+	"last_error\x18\r \x01(\tR\tlastError\x12\x16\n" +
+	"\x06lapsed\x18\x0e \x01(\bR\x06lapsed\x12\x16\n" +
+	"\x06leased\x18\x0f \x01(\bR\x06leasedB5Z3github.com/tenon-storage/tenon/api/tenon/v1;tenonv1b\x06proto3"
 
 var (
 	file_tenon_v1_management_proto_rawDescOnce sync.Once
@@ -515,47 +646,50 @@ func file_tenon_v1_management_proto_rawDescGZIP() []byte {
 	return file_tenon_v1_management_proto_rawDescData
 }
 
-var file_tenon_v1_management_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_tenon_v1_management_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_tenon_v1_management_proto_goTypes = []any{
 	(*MaintenanceGrant)(nil),    // 0: tenon.v1.MaintenanceGrant
-	(*MaintenanceOrder)(nil),    // 1: tenon.v1.MaintenanceOrder
-	(*MaintenanceReport)(nil),   // 2: tenon.v1.MaintenanceReport
-	(*Stamp)(nil),               // 3: tenon.v1.Stamp
-	(MaintenancePhase)(0),       // 4: tenon.v1.MaintenancePhase
-	(Gate)(0),                   // 5: tenon.v1.Gate
-	(Impact)(0),                 // 6: tenon.v1.Impact
-	(*durationpb.Duration)(nil), // 7: google.protobuf.Duration
-	(OnDeadline)(0),             // 8: tenon.v1.OnDeadline
-	(*PolicyStep)(nil),          // 9: tenon.v1.PolicyStep
-	(HostPhase)(0),              // 10: tenon.v1.HostPhase
-	(*FenceState)(nil),          // 11: tenon.v1.FenceState
-	(*MaintenanceUse)(nil),      // 12: tenon.v1.MaintenanceUse
-	(*ForeignUse)(nil),          // 13: tenon.v1.ForeignUse
+	(*MaintenanceOverride)(nil), // 1: tenon.v1.MaintenanceOverride
+	(*MaintenanceOrder)(nil),    // 2: tenon.v1.MaintenanceOrder
+	(*MaintenanceReport)(nil),   // 3: tenon.v1.MaintenanceReport
+	(*Stamp)(nil),               // 4: tenon.v1.Stamp
+	(MaintenancePhase)(0),       // 5: tenon.v1.MaintenancePhase
+	(Gate)(0),                   // 6: tenon.v1.Gate
+	(Impact)(0),                 // 7: tenon.v1.Impact
+	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
+	(OnDeadline)(0),             // 9: tenon.v1.OnDeadline
+	(*PolicyStep)(nil),          // 10: tenon.v1.PolicyStep
+	(HostPhase)(0),              // 11: tenon.v1.HostPhase
+	(*FenceState)(nil),          // 12: tenon.v1.FenceState
+	(*MaintenanceUse)(nil),      // 13: tenon.v1.MaintenanceUse
+	(*ForeignUse)(nil),          // 14: tenon.v1.ForeignUse
 }
 var file_tenon_v1_management_proto_depIdxs = []int32{
-	3,  // 0: tenon.v1.MaintenanceOrder.stamp:type_name -> tenon.v1.Stamp
-	4,  // 1: tenon.v1.MaintenanceOrder.phase:type_name -> tenon.v1.MaintenancePhase
-	5,  // 2: tenon.v1.MaintenanceOrder.gate:type_name -> tenon.v1.Gate
-	6,  // 3: tenon.v1.MaintenanceOrder.impact:type_name -> tenon.v1.Impact
-	7,  // 4: tenon.v1.MaintenanceOrder.expected_duration:type_name -> google.protobuf.Duration
-	7,  // 5: tenon.v1.MaintenanceOrder.not_before_in:type_name -> google.protobuf.Duration
-	7,  // 6: tenon.v1.MaintenanceOrder.respond_within:type_name -> google.protobuf.Duration
-	7,  // 7: tenon.v1.MaintenanceOrder.drain_within:type_name -> google.protobuf.Duration
-	8,  // 8: tenon.v1.MaintenanceOrder.on_respond:type_name -> tenon.v1.OnDeadline
-	8,  // 9: tenon.v1.MaintenanceOrder.on_drain:type_name -> tenon.v1.OnDeadline
-	9,  // 10: tenon.v1.MaintenanceOrder.policy:type_name -> tenon.v1.PolicyStep
+	4,  // 0: tenon.v1.MaintenanceOrder.stamp:type_name -> tenon.v1.Stamp
+	5,  // 1: tenon.v1.MaintenanceOrder.phase:type_name -> tenon.v1.MaintenancePhase
+	6,  // 2: tenon.v1.MaintenanceOrder.gate:type_name -> tenon.v1.Gate
+	7,  // 3: tenon.v1.MaintenanceOrder.impact:type_name -> tenon.v1.Impact
+	8,  // 4: tenon.v1.MaintenanceOrder.expected_duration:type_name -> google.protobuf.Duration
+	8,  // 5: tenon.v1.MaintenanceOrder.not_before_in:type_name -> google.protobuf.Duration
+	8,  // 6: tenon.v1.MaintenanceOrder.respond_within:type_name -> google.protobuf.Duration
+	8,  // 7: tenon.v1.MaintenanceOrder.drain_within:type_name -> google.protobuf.Duration
+	9,  // 8: tenon.v1.MaintenanceOrder.on_respond:type_name -> tenon.v1.OnDeadline
+	9,  // 9: tenon.v1.MaintenanceOrder.on_drain:type_name -> tenon.v1.OnDeadline
+	10, // 10: tenon.v1.MaintenanceOrder.policy:type_name -> tenon.v1.PolicyStep
 	0,  // 11: tenon.v1.MaintenanceOrder.grants:type_name -> tenon.v1.MaintenanceGrant
-	3,  // 12: tenon.v1.MaintenanceReport.seen:type_name -> tenon.v1.Stamp
-	5,  // 13: tenon.v1.MaintenanceReport.gate:type_name -> tenon.v1.Gate
-	10, // 14: tenon.v1.MaintenanceReport.phase:type_name -> tenon.v1.HostPhase
-	11, // 15: tenon.v1.MaintenanceReport.fence:type_name -> tenon.v1.FenceState
-	12, // 16: tenon.v1.MaintenanceReport.uses:type_name -> tenon.v1.MaintenanceUse
-	13, // 17: tenon.v1.MaintenanceReport.foreign_uses:type_name -> tenon.v1.ForeignUse
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	1,  // 12: tenon.v1.MaintenanceOrder.overrides:type_name -> tenon.v1.MaintenanceOverride
+	8,  // 13: tenon.v1.MaintenanceOrder.lease_duration:type_name -> google.protobuf.Duration
+	4,  // 14: tenon.v1.MaintenanceReport.seen:type_name -> tenon.v1.Stamp
+	6,  // 15: tenon.v1.MaintenanceReport.gate:type_name -> tenon.v1.Gate
+	11, // 16: tenon.v1.MaintenanceReport.phase:type_name -> tenon.v1.HostPhase
+	12, // 17: tenon.v1.MaintenanceReport.fence:type_name -> tenon.v1.FenceState
+	13, // 18: tenon.v1.MaintenanceReport.uses:type_name -> tenon.v1.MaintenanceUse
+	14, // 19: tenon.v1.MaintenanceReport.foreign_uses:type_name -> tenon.v1.ForeignUse
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_management_proto_init() }
@@ -570,7 +704,7 @@ func file_tenon_v1_management_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenon_v1_management_proto_rawDesc), len(file_tenon_v1_management_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -445,8 +445,9 @@ type AgentReports struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The states.
 	Reports []*MaintenanceReport `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
-	// Whether these are all devices of the host; one that is absent is not used
-	// there.
+	// Whether these and those sent before in this session are all devices of the
+	// host; one that is absent is not used there. Many devices take several
+	// messages.
 	Complete      bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
