@@ -28,7 +28,7 @@ func (r *Registry) KeepDoors(k DoorKeeper) { r.keeper = k }
 
 func (r *Registry) openDoor(tx *journal.Tx, d journal.Device) error {
 	if r.keeper == nil {
-		return tx.PutDoor(d.Name, journal.Door{Gate: maintenance.GateOpen})
+		return tx.PutDoor(d.Name, maintenance.Door{Gate: maintenance.GateOpen})
 	}
 	return r.keeper.Added(tx, d)
 }
@@ -89,13 +89,13 @@ func Leave(tx *journal.Tx, name string) error {
 	return err
 }
 
-func ask(tx *journal.Tx, u primitives.URI, use string) (journal.Admission, error) {
+func ask(tx *journal.Tx, u primitives.URI, use string) (maintenance.Admission, error) {
 	if err := known(tx, u.Device); err != nil {
-		return journal.Admission{}, err
+		return maintenance.Admission{}, err
 	}
 	door, err := tx.Door(u.Device)
 	if err != nil {
-		return journal.Admission{}, err
+		return maintenance.Admission{}, err
 	}
 	a, refusal := door.Admit(use, Subject(u))
 	if refusal != nil {
@@ -132,7 +132,7 @@ func removable(tx *journal.Tx, name string) error {
 
 // refused says which maintenance closed the gate, how long it is expected to
 // take, and what else there is.
-func refused(d journal.Door, u primitives.URI) error {
+func refused(d maintenance.Door, u primitives.URI) error {
 	u = primitives.URI{Device: u.Device}
 	switch {
 	case d.Gate == maintenance.GateUnknown:
@@ -146,28 +146,28 @@ func refused(d journal.Door, u primitives.URI) error {
 		On(u).By(blockers(d)...).Trying("%s", instead(d, u))
 }
 
-func ids(d journal.Door) string {
+func ids(d maintenance.Door) string {
 	if len(d.IDs) == 0 {
 		return "of a manager that named none"
 	}
 	return strings.Join(d.IDs, ", ")
 }
 
-func eta(d journal.Door) string {
+func eta(d maintenance.Door) string {
 	if d.Expected <= 0 {
 		return ""
 	}
 	return fmt.Sprintf(", which is expected to take %s", d.Expected)
 }
 
-func blockers(d journal.Door) (by []primitives.Blocker) {
+func blockers(d maintenance.Door) (by []primitives.Blocker) {
 	for _, id := range d.IDs {
 		by = append(by, primitives.Blocker{Kind: "maintenance", Name: id})
 	}
 	return by
 }
 
-func instead(d journal.Door, u primitives.URI) string {
+func instead(d maintenance.Door, u primitives.URI) string {
 	if len(d.Alternatives) == 0 {
 		return "wait until it is in service again: tenonctl maintenance watch " + u.Device
 	}

@@ -237,7 +237,7 @@ func (j *Journal) upgrade() error {
 			return err
 		}
 		for _, d := range devices {
-			if err := t.PutDoor(d.Name, Door{Gate: maintenance.GateOpen}); err != nil {
+			if err := t.PutDoor(d.Name, maintenance.Door{Gate: maintenance.GateOpen}); err != nil {
 				return err
 			}
 		}

@@ -73,16 +73,16 @@ func (t *Tx) fail(err error) {
 }
 
 // PutDoor writes the gate of a device.
-func (t *Tx) PutDoor(device string, d Door) error {
+func (t *Tx) PutDoor(device string, d maintenance.Door) error {
 	return put(t, bucketDoors, device, d)
 }
 
 // Door reads the gate of a device. One of which nothing is recorded is
 // maintenance.GateUnknown, which admits nobody.
-func (t *Tx) Door(device string) (Door, error) {
-	d, err := get[Door](t, bucketDoors, "door of", device)
+func (t *Tx) Door(device string) (maintenance.Door, error) {
+	d, err := get[maintenance.Door](t, bucketDoors, "door of", device)
 	if errors.Is(err, primitives.CodeNotFound) {
-		return Door{Gate: maintenance.GateUnknown}, nil
+		return maintenance.Door{Gate: maintenance.GateUnknown}, nil
 	}
 	return d, err
 }
