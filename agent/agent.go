@@ -18,6 +18,7 @@ import (
 	"github.com/tenon-storage/tenon/agent/config"
 	"github.com/tenon-storage/tenon/agent/device"
 	"github.com/tenon-storage/tenon/agent/journal"
+	"github.com/tenon-storage/tenon/agent/move"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/agent/rpc"
 	"github.com/tenon-storage/tenon/agent/snapshot"
@@ -84,6 +85,7 @@ func New(c config.Config, p Parts) (*Agent, error) {
 	a.volumes = volume.New(j, a.engine, a.devices, a.disks)
 	snapshot.New(j, a.engine, a.devices, a.disks, snapshot.Options{Log: p.Log, FreezeTime: c.Limits.Freeze})
 	transfer.New(a.engine, a.devices)
+	move.New(j, a.engine, a.devices, a.disks, move.Options{Log: p.Log})
 	a.server = rpc.New(rpc.Rooms{
 		Operations: a.engine, Devices: a.devices, Volumes: a.volumes, Disks: a.disks,
 		Host: rpc.Host{ID: j.HostID(), BootID: bootID, Version: p.Version},

@@ -37,6 +37,8 @@ type scenario struct {
 	// that the operation fails and is taken back; it fails with code then.
 	trouble func(call string, at fake.Point) error
 	code    primitives.Code
+	// spoil is trouble that needs the house.
+	spoil func(h *house, call string, at fake.Point) error
 }
 
 func start(h *house, kind string, args any) (operation.Operation, error) {
@@ -452,6 +454,9 @@ func dieAndLiveAgain(t *testing.T, s scenario, n, again int) (finished bool) {
 	w := newWorld(t)
 	h := boot(t, w, -1)
 	s.prepare(h)
+	if s.spoil != nil {
+		s.trouble = func(call string, at fake.Point) error { return s.spoil(h, call, at) }
+	}
 	if s.trouble != nil {
 		w.host.Intercept(func(call string, at fake.Point) error {
 			if err := h.r.intercept(call, at); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/tenon-storage/tenon/agent/attach"
 	"github.com/tenon-storage/tenon/agent/device"
 	"github.com/tenon-storage/tenon/agent/journal"
+	"github.com/tenon-storage/tenon/agent/move"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/agent/snapshot"
 	"github.com/tenon-storage/tenon/agent/transfer"
@@ -111,6 +112,7 @@ func boot(t *testing.T, w *world, n int) *house {
 	h.volumes = volume.New(h.journal, h.engine, h.devices, h.disks)
 	snapshot.New(h.journal, h.engine, h.devices, h.disks, snapshot.Options{})
 	transfer.New(h.engine, h.devices)
+	move.New(h.journal, h.engine, h.devices, h.disks, move.Options{Poll: time.Millisecond})
 	if err := h.volumes.DropStreams(); err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,10 @@ type Kind[A, M any] struct {
 	Steps []Step[A, M]
 	// Result makes the result from the memory. May be nil.
 	Result func(r *Run[A, M]) any
+	// Outcome looks at the memory after the last step: its error makes the operation
+	// Failed, with its result beside it and nothing taken back. It is for kinds whose
+	// final steps may come out in several ways. May be nil.
+	Outcome func(r *Run[A, M]) error
 	// End runs in the transaction that records the final state. left says that
 	// something could not be taken back yet; End runs again when it is. It changes
 	// nothing but the transaction, which may fail after it. May be nil.
@@ -135,6 +139,7 @@ type bound struct {
 	resume  func(context.Context, int) (Verdict, error)
 	memory  func() (json.RawMessage, error)
 	result  func() (json.RawMessage, error)
+	outcome func() error
 	end     func(*journal.Tx, State, bool) error
 }
 
@@ -164,6 +169,7 @@ func (k Kind[A, M]) bind(t *task, args, memory json.RawMessage) (bound, error) {
 		resume:  func(ctx context.Context, i int) (Verdict, error) { return k.Steps[i].Resume(ctx, r) },
 		memory:  func() (json.RawMessage, error) { return json.Marshal(r.Memory) },
 		result:  func() (json.RawMessage, error) { return nil, nil },
+		outcome: func() error { return nil },
 		end:     func(*journal.Tx, State, bool) error { return nil },
 	}
 	if k.Check != nil {
@@ -174,6 +180,9 @@ func (k Kind[A, M]) bind(t *task, args, memory json.RawMessage) (bound, error) {
 	}
 	if k.Result != nil {
 		b.result = func() (json.RawMessage, error) { return json.Marshal(k.Result(r)) }
+	}
+	if k.Outcome != nil {
+		b.outcome = func() error { return k.Outcome(r) }
 	}
 	if k.End != nil {
 		b.end = func(tx *journal.Tx, s State, left bool) error { return k.End(tx, r, s, left) }

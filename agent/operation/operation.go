@@ -45,7 +45,7 @@ type Operation struct {
 	Finished    time.Time // zero while running
 	Failure     *Failure  // set when Failed or Cancelled
 	Args        json.RawMessage
-	Result      json.RawMessage // set when Succeeded
+	Result      json.RawMessage // set when Succeeded, and beside a Kind's own Outcome
 	CancelAsked bool
 }
 

@@ -210,12 +210,29 @@ func (t *task) run() {
 	err := t.forward()
 	switch {
 	case err == nil:
-		t.finish(Succeeded)
+		t.conclude()
 	case t.stopping():
 		// Left as it is recorded; the next start resumes it.
 	default:
 		t.fail(err)
 	}
+}
+
+// conclude ends an operation whose steps are all done.
+func (t *task) conclude() {
+	cause := t.guard(t.bound.outcome)
+	if cause == nil {
+		t.finish(Succeeded)
+		return
+	}
+	failure, err := json.Marshal(FailureOf(cause))
+	if err != nil {
+		failure = nil
+	}
+	t.mu.Lock()
+	t.rec.Failure = failure // recorded with the final state
+	t.mu.Unlock()
+	t.finish(Failed)
 }
 
 func (t *task) stopping() bool { return t.engine.ctx.Err() != nil }
@@ -407,10 +424,10 @@ func (t *task) leave(step string, undoErr error) {
 	}, func(tx *journal.Tx) error { return t.bound.end(tx, state, true) })
 }
 
-// finish records the final state, and the result after a success.
+// finish records the final state, and the result where all steps were done.
 func (t *task) finish(s State) {
 	var result json.RawMessage
-	if s == Succeeded {
+	if t.step == len(t.handler.steps) {
 		err := t.guard(func() (err error) {
 			result, err = t.bound.result()
 			return err

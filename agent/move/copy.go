@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package move
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tenon-storage/tenon/hypervisor"
+	"github.com/tenon-storage/tenon/primitives"
+)
+
+// requestOf is what the hypervisor is asked about one disk.
+func requestOf(r *run, d *disk) hypervisor.MoveRequest {
+	to := d.OnTarget
+	if d.mapped != nil {
+		to = *d.mapped
+	}
+	return hypervisor.MoveRequest{
+		Domain: r.Memory.Domain, Disk: d.ID, From: d.OnSource, To: to, ToIsZero: d.IsZero, Bandwidth: r.Args.Bandwidth,
+	}
+}
+
+// copy begins to copy every disk, or goes on with copies that run, and returns
+// when all of them are ready.
+func (s *Service) copy(ctx context.Context, r *run) error {
+	m, err := s.mover()
+	if err != nil {
+		return err
+	}
+	for i := range r.Memory.Disks {
+		d := &r.Memory.Disks[i]
+		if d.mapped == nil { // begun by an earlier tenond, or before a reboot
+			if _, err := s.serveOne(ctx, r, i); err != nil {
+				return err
+			}
+		}
+		err := s.persist(ctx, func(ctx context.Context) error { return m.StartMove(ctx, requestOf(r, d)) })
+		if err != nil {
+			return s.naming(ctx, d, err)
+		}
+	}
+	w := &watch{s: s, r: r, m: m, paces: make([]pace, len(r.Memory.Disks)), heard: time.Now()}
+	ticker := time.NewTicker(s.options.Poll)
+	defer ticker.Stop()
+	for {
+		if ready, err := w.round(ctx); ready || err != nil {
+			return err
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// persist repeats a call as long as the hypervisor does not answer, and no longer
+// than one call may take: a libvirt that is restarted is back within that.
+func (s *Service) persist(ctx context.Context, call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	ticker := time.NewTicker(s.options.Poll)
+	defer ticker.Stop()
+	for {
+		err := call(ctx)
+		if !errors.Is(err, primitives.CodeUnavailable) {
+			return err
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func status(ctx context.Context, m hypervisor.Mover, q hypervisor.MoveRequest) (hypervisor.MoveStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	return m.MoveStatus(ctx, q)
+}
+
+// watch follows the copies of one operation.
+type watch struct {
+	s     *Service
+	r     *run
+	m     hypervisor.Mover
+	paces []pace
+	heard time.Time // when the hypervisor last answered
+}
+
+// round looks at every copy once, and reports whether all are ready. A ready one
+// is looked at too: it may yet fail while others are waited for.
+func (w *watch) round(ctx context.Context) (ready bool, err error) {
+	ready = true
+	var p primitives.Progress
+	for i := range w.r.Memory.Disks {
+		d := &w.r.Memory.Disks[i]
+		st, err := status(ctx, w.m, requestOf(w.r, d))
+		if errors.Is(err, primitives.CodeUnavailable) && ctx.Err() == nil && time.Since(w.heard) < w.s.options.Stall {
+			// The job is QEMU's and goes on while libvirt is away.
+			w.r.Log.DebugContext(ctx, "copy cannot be looked at", "disk", d.ID, "err", err)
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		w.heard = time.Now()
+		p.Done, p.Total = p.Done+st.Done, p.Total+st.Total
+		done, err := w.one(ctx, i, st)
+		if err != nil {
+			return false, err
+		}
+		ready = ready && done
+	}
+	p.Note = fmt.Sprintf("copying %d disks", len(w.r.Memory.Disks))
+	if len(w.r.Memory.Disks) == 1 {
+		p.Note = "copying " + w.r.Memory.Disks[0].Target
+	}
+	if ready {
+		p.Note = "both sides are equal"
+	}
+	w.r.Report(p)
+	return ready, nil
+}
+
+func (w *watch) one(ctx context.Context, i int, st hypervisor.MoveStatus) (ready bool, err error) {
+	d := &w.r.Memory.Disks[i]
+	switch st.Phase {
+	case hypervisor.MoveReady, hypervisor.MoveHalf, hypervisor.MoveDone:
+		d.Bytes = max(d.Bytes, st.Total)
+		return true, nil
+	case hypervisor.MoveNone:
+		return false, w.s.ended(ctx, d, st.Failure, "nothing was moved")
+	}
+	switch w.paces[i].look(st, time.Now(), w.s.options.Stall) {
+	case stuck:
+		return false, primitives.Errorf(primitives.CodeUnavailable, "the copy to %s has shown no progress for %v", d.To.Short(), w.s.options.Stall).
+			On(d.Use.URI).Trying("look whether %s and %s answer: tenonctl device check", d.Use.URI.Device, d.To.Device)
+	case converge:
+		w.r.Log.InfoContext(ctx, "guest outruns the copy of its disk; its writes wait for both sides now", "disk", d.ID)
+		ctx, cancel := context.WithTimeout(ctx, callTime)
+		defer cancel()
+		if err := w.m.Converge(ctx, requestOf(w.r, d)); err != nil {
+			return false, err
+		}
+	case wait:
+	}
+	return false, nil
+}
+
+// cancel ends the copies; the disks show their sources as before.
+func (s *Service) cancel(ctx context.Context, r *run) error {
+	m, err := s.mover()
+	if err != nil {
+		return err
+	}
+	for i := range r.Memory.Disks {
+		d := &r.Memory.Disks[i]
+		if d.OnTarget.ID == "" {
+			continue // not even mapped
+		}
+		err := s.persist(ctx, func(ctx context.Context) error { return m.CancelMove(ctx, requestOf(r, d)) })
+		if err != nil && !errors.Is(err, primitives.CodeNotFound) {
+			return err
+		}
+	}
+	return nil
+}
