@@ -61,7 +61,7 @@ func legal() planted {
 		"api/tenon/v1/doc.go":                goFile("api/tenon/v1", ""),
 		"api/tenon/v1/tenon.pb.go":           "// Generated.\npackage v1\nimport \"google.golang.org/grpc\"\nfunc init() {}\n",
 		"cmd/tenond/main.go":                 goFile("cmd/tenond", "func main() {}\n", "./agent", "google.golang.org/grpc"),
-		"cmd/tenonctl/main.go":               goFile("cmd/tenonctl", "func main() {}\n", "./api/tenon/v1", "github.com/spf13/cobra", "github.com/vbauerster/mpb/v8"),
+		"cmd/tenonctl/main.go":               goFile("cmd/tenonctl", "func main() {}\n", "./api/tenon/v1", "./internal/command", "github.com/spf13/cobra", "github.com/vbauerster/mpb/v8"),
 		"cmd/tenonctl/main_test.go":          goFile("cmd/tenonctl", "", "./agent"),
 		"test/guest/guest.go":                goFile("test/guest", "", "./internal/command", "libvirt.org/go/libvirt", "os/exec"),
 		"test/nested/go.mod":                 "module nested\n",
@@ -173,6 +173,10 @@ func TestEachPlantedViolationIsSeen(t *testing.T) {
 		"tenonctl imports more than the API": {
 			planted{"cmd/tenonctl/bad.go": goFile("cmd/tenonctl", "", "./primitives")},
 			[]string{"cmd/tenonctl/bad.go", "primitives", "only the API"},
+		},
+		"tenonctl imports another tool": {
+			planted{"cmd/tenonctl/bad.go": goFile("cmd/tenonctl", "", "./internal/nbd")},
+			[]string{"cmd/tenonctl/bad.go", "internal/nbd", "only the API"},
 		},
 		"the API imports one of ours": {
 			planted{"api/tenon/v1/bad.go": goFile("api/tenon/v1", "", "./primitives")},

@@ -85,7 +85,7 @@ var floors = map[string]floor{
 	"agent/rpc":    {[]string{"primitives", "internal", "storage", "hypervisor", "agent", "api"}, "agent/rpc may not import cmd or test"},
 	"api":          {nil, "api holds the protocol buffers and imports nothing of ours"},
 	"cmd/tenond":   {[]string{"primitives", "internal", "agent", "api"}, "cmd/tenond only wires the agent; drivers and adapters stand in the agent's tables"},
-	"cmd/tenonctl": {[]string{"api"}, "tenonctl knows only the API"},
+	"cmd/tenonctl": {[]string{"api", "internal/command"}, "tenonctl knows only the API, and how to run a program"},
 }
 
 // The tables of drivers and of adapters: the only files outside of tests that may import one.

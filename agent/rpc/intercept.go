@@ -34,7 +34,7 @@ type guard struct {
 
 // waits names the calls that may wait for ever, and that lose nothing when they
 // end early.
-var waits = []string{"/WaitOperation", "/WatchOperations"}
+var waits = []string{"/WaitOperation", "/WatchOperations", "/WatchMaintenance", "/Subscribe"}
 
 func isWaiting(method string) bool {
 	return slices.ContainsFunc(waits, func(w string) bool { return strings.HasSuffix(method, w) })
@@ -58,7 +58,7 @@ func (g guard) bound(ctx context.Context, method string, unary bool) (context.Co
 // server says so, so that its client asks again.
 func (g guard) outcome(method string, err error) error {
 	if err != nil && isWaiting(method) && g.stopping.Err() != nil {
-		err = primitives.Errorf(primitives.CodeUnavailable, "tenond is stopping; operations go on when it runs again")
+		err = primitives.Errorf(primitives.CodeUnavailable, "tenond is stopping; what was begun goes on when it runs again")
 	}
 	return statusOf(err)
 }

@@ -33,11 +33,12 @@ const (
 
 // Rooms are the parts of the agent that the API opens up.
 type Rooms struct {
-	Operations *operation.Engine
-	Devices    *device.Registry
-	Volumes    *volume.Service
-	Disks      *attach.Service
-	Host       Host
+	Operations  *operation.Engine
+	Devices     *device.Registry
+	Volumes     *volume.Service
+	Disks       *attach.Service
+	Maintenance Maintainer
+	Host        Host
 }
 
 // Server serves tenon.v1.
@@ -93,6 +94,9 @@ func (s *Server) register(server *grpc.Server) *health.Server {
 	tenonv1.RegisterTransferServiceServer(server, &transfers{starter: start})
 	tenonv1.RegisterDomainServiceServer(server, &domains{service: r.Disks})
 	tenonv1.RegisterDiskServiceServer(server, &disks{service: r.Disks, starter: start})
+	if r.Maintenance != nil {
+		tenonv1.RegisterMaintenanceServiceServer(server, &maintenances{service: r.Maintenance})
+	}
 	tenonv1.RegisterOperationServiceServer(server, &operations{engine: r.Operations})
 	checks := health.NewServer()
 	for name := range server.GetServiceInfo() {

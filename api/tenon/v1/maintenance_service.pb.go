@@ -1548,6 +1548,7 @@ type SubscribeResponse struct {
 	//	*SubscribeResponse_Registered_
 	//	*SubscribeResponse_Notice
 	//	*SubscribeResponse_Cancellation
+	//	*SubscribeResponse_Refused_
 	Message       isSubscribeResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1617,6 +1618,15 @@ func (x *SubscribeResponse) GetCancellation() *MaintenanceCancellation {
 	return nil
 }
 
+func (x *SubscribeResponse) GetRefused() *SubscribeResponse_Refused {
+	if x != nil {
+		if x, ok := x.Message.(*SubscribeResponse_Refused_); ok {
+			return x.Refused
+		}
+	}
+	return nil
+}
+
 type isSubscribeResponse_Message interface {
 	isSubscribeResponse_Message()
 }
@@ -1636,11 +1646,18 @@ type SubscribeResponse_Cancellation struct {
 	Cancellation *MaintenanceCancellation `protobuf:"bytes,3,opt,name=cancellation,proto3,oneof"`
 }
 
+type SubscribeResponse_Refused_ struct {
+	// The last answer was not counted.
+	Refused *SubscribeResponse_Refused `protobuf:"bytes,4,opt,name=refused,proto3,oneof"`
+}
+
 func (*SubscribeResponse_Registered_) isSubscribeResponse_Message() {}
 
 func (*SubscribeResponse_Notice) isSubscribeResponse_Message() {}
 
 func (*SubscribeResponse_Cancellation) isSubscribeResponse_Message() {}
+
+func (*SubscribeResponse_Refused_) isSubscribeResponse_Message() {}
 
 // SetMaintenancePolicyRequest sets a policy.
 type SetMaintenancePolicyRequest struct {
@@ -2440,6 +2457,52 @@ func (x *SubscribeResponse_Registered) GetId() string {
 	return ""
 }
 
+// Refused says that the last answer was not counted. The stream goes on.
+type SubscribeResponse_Refused struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why.
+	Failure       *Failure `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeResponse_Refused) Reset() {
+	*x = SubscribeResponse_Refused{}
+	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeResponse_Refused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeResponse_Refused) ProtoMessage() {}
+
+func (x *SubscribeResponse_Refused) ProtoReflect() protoreflect.Message {
+	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeResponse_Refused.ProtoReflect.Descriptor instead.
+func (*SubscribeResponse_Refused) Descriptor() ([]byte, []int) {
+	return file_tenon_v1_maintenance_service_proto_rawDescGZIP(), []int{25, 1}
+}
+
+func (x *SubscribeResponse_Refused) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
 var File_tenon_v1_maintenance_service_proto protoreflect.FileDescriptor
 
 const file_tenon_v1_maintenance_service_proto_rawDesc = "" +
@@ -2555,16 +2618,19 @@ const file_tenon_v1_maintenance_service_proto_rawDesc = "" +
 	"\x06reason\x18\x01 \x01(\v2\x13.tenon.v1.UseReasonR\x06reason\x1a\n" +
 	"\n" +
 	"\bWithdrawB\t\n" +
-	"\amessage\"\x86\x02\n" +
+	"\amessage\"\xff\x02\n" +
 	"\x11SubscribeResponse\x12H\n" +
 	"\n" +
 	"registered\x18\x01 \x01(\v2&.tenon.v1.SubscribeResponse.RegisteredH\x00R\n" +
 	"registered\x125\n" +
 	"\x06notice\x18\x02 \x01(\v2\x1b.tenon.v1.MaintenanceNoticeH\x00R\x06notice\x12G\n" +
-	"\fcancellation\x18\x03 \x01(\v2!.tenon.v1.MaintenanceCancellationH\x00R\fcancellation\x1a\x1c\n" +
+	"\fcancellation\x18\x03 \x01(\v2!.tenon.v1.MaintenanceCancellationH\x00R\fcancellation\x12?\n" +
+	"\arefused\x18\x04 \x01(\v2#.tenon.v1.SubscribeResponse.RefusedH\x00R\arefused\x1a\x1c\n" +
 	"\n" +
 	"Registered\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02idB\t\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x1a6\n" +
+	"\aRefused\x12+\n" +
+	"\afailure\x18\x01 \x01(\v2\x11.tenon.v1.FailureR\afailureB\t\n" +
 	"\amessage\"\x84\x01\n" +
 	"\x1bSetMaintenancePolicyRequest\x12\x1d\n" +
 	"\n" +
@@ -2624,7 +2690,7 @@ func file_tenon_v1_maintenance_service_proto_rawDescGZIP() []byte {
 	return file_tenon_v1_maintenance_service_proto_rawDescData
 }
 
-var file_tenon_v1_maintenance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_tenon_v1_maintenance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_tenon_v1_maintenance_service_proto_goTypes = []any{
 	(*PlanMaintenanceRequest)(nil),       // 0: tenon.v1.PlanMaintenanceRequest
 	(*PlanMaintenanceResponse)(nil),      // 1: tenon.v1.PlanMaintenanceResponse
@@ -2667,35 +2733,36 @@ var file_tenon_v1_maintenance_service_proto_goTypes = []any{
 	(*SubscribeRequest_Object)(nil),      // 38: tenon.v1.SubscribeRequest.Object
 	(*SubscribeRequest_Withdraw)(nil),    // 39: tenon.v1.SubscribeRequest.Withdraw
 	(*SubscribeResponse_Registered)(nil), // 40: tenon.v1.SubscribeResponse.Registered
-	(*MaintenanceIntent)(nil),            // 41: tenon.v1.MaintenanceIntent
-	(*MaintenancePlan)(nil),              // 42: tenon.v1.MaintenancePlan
-	(*Maintenance)(nil),                  // 43: tenon.v1.Maintenance
-	(*durationpb.Duration)(nil),          // 44: google.protobuf.Duration
-	(ReadyHow)(0),                        // 45: tenon.v1.ReadyHow
-	(*MaintenanceNotice)(nil),            // 46: tenon.v1.MaintenanceNotice
-	(*MaintenanceCancellation)(nil),      // 47: tenon.v1.MaintenanceCancellation
-	(*PolicyStep)(nil),                   // 48: tenon.v1.PolicyStep
-	(*MaintenanceAuditLine)(nil),         // 49: tenon.v1.MaintenanceAuditLine
-	(*Failure)(nil),                      // 50: tenon.v1.Failure
-	(*UseReason)(nil),                    // 51: tenon.v1.UseReason
+	(*SubscribeResponse_Refused)(nil),    // 41: tenon.v1.SubscribeResponse.Refused
+	(*MaintenanceIntent)(nil),            // 42: tenon.v1.MaintenanceIntent
+	(*MaintenancePlan)(nil),              // 43: tenon.v1.MaintenancePlan
+	(*Maintenance)(nil),                  // 44: tenon.v1.Maintenance
+	(*durationpb.Duration)(nil),          // 45: google.protobuf.Duration
+	(ReadyHow)(0),                        // 46: tenon.v1.ReadyHow
+	(*MaintenanceNotice)(nil),            // 47: tenon.v1.MaintenanceNotice
+	(*MaintenanceCancellation)(nil),      // 48: tenon.v1.MaintenanceCancellation
+	(*PolicyStep)(nil),                   // 49: tenon.v1.PolicyStep
+	(*MaintenanceAuditLine)(nil),         // 50: tenon.v1.MaintenanceAuditLine
+	(*Failure)(nil),                      // 51: tenon.v1.Failure
+	(*UseReason)(nil),                    // 52: tenon.v1.UseReason
 }
 var file_tenon_v1_maintenance_service_proto_depIdxs = []int32{
-	41, // 0: tenon.v1.PlanMaintenanceRequest.intent:type_name -> tenon.v1.MaintenanceIntent
-	42, // 1: tenon.v1.PlanMaintenanceResponse.plan:type_name -> tenon.v1.MaintenancePlan
-	41, // 2: tenon.v1.PrepareMaintenanceRequest.intent:type_name -> tenon.v1.MaintenanceIntent
-	43, // 3: tenon.v1.PrepareMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	43, // 4: tenon.v1.GetMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	43, // 5: tenon.v1.ListMaintenancesResponse.maintenances:type_name -> tenon.v1.Maintenance
-	43, // 6: tenon.v1.WatchMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	44, // 7: tenon.v1.ExtendMaintenanceRequest.respond_within:type_name -> google.protobuf.Duration
-	44, // 8: tenon.v1.ExtendMaintenanceRequest.drain_within:type_name -> google.protobuf.Duration
-	44, // 9: tenon.v1.ExtendMaintenanceRequest.expected_duration:type_name -> google.protobuf.Duration
-	43, // 10: tenon.v1.ExtendMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	43, // 11: tenon.v1.OverrideMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	43, // 12: tenon.v1.CancelMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	43, // 13: tenon.v1.EndMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	44, // 14: tenon.v1.ObjectUseRequest.until:type_name -> google.protobuf.Duration
-	45, // 15: tenon.v1.ReportUseReadyRequest.how:type_name -> tenon.v1.ReadyHow
+	42, // 0: tenon.v1.PlanMaintenanceRequest.intent:type_name -> tenon.v1.MaintenanceIntent
+	43, // 1: tenon.v1.PlanMaintenanceResponse.plan:type_name -> tenon.v1.MaintenancePlan
+	42, // 2: tenon.v1.PrepareMaintenanceRequest.intent:type_name -> tenon.v1.MaintenanceIntent
+	44, // 3: tenon.v1.PrepareMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	44, // 4: tenon.v1.GetMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	44, // 5: tenon.v1.ListMaintenancesResponse.maintenances:type_name -> tenon.v1.Maintenance
+	44, // 6: tenon.v1.WatchMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	45, // 7: tenon.v1.ExtendMaintenanceRequest.respond_within:type_name -> google.protobuf.Duration
+	45, // 8: tenon.v1.ExtendMaintenanceRequest.drain_within:type_name -> google.protobuf.Duration
+	45, // 9: tenon.v1.ExtendMaintenanceRequest.expected_duration:type_name -> google.protobuf.Duration
+	44, // 10: tenon.v1.ExtendMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	44, // 11: tenon.v1.OverrideMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	44, // 12: tenon.v1.CancelMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	44, // 13: tenon.v1.EndMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	45, // 14: tenon.v1.ObjectUseRequest.until:type_name -> google.protobuf.Duration
+	46, // 15: tenon.v1.ReportUseReadyRequest.how:type_name -> tenon.v1.ReadyHow
 	34, // 16: tenon.v1.SubscribeRequest.register:type_name -> tenon.v1.SubscribeRequest.Register
 	35, // 17: tenon.v1.SubscribeRequest.accept:type_name -> tenon.v1.SubscribeRequest.Accept
 	36, // 18: tenon.v1.SubscribeRequest.progress:type_name -> tenon.v1.SubscribeRequest.Progress
@@ -2703,55 +2770,57 @@ var file_tenon_v1_maintenance_service_proto_depIdxs = []int32{
 	38, // 20: tenon.v1.SubscribeRequest.object:type_name -> tenon.v1.SubscribeRequest.Object
 	39, // 21: tenon.v1.SubscribeRequest.withdraw:type_name -> tenon.v1.SubscribeRequest.Withdraw
 	40, // 22: tenon.v1.SubscribeResponse.registered:type_name -> tenon.v1.SubscribeResponse.Registered
-	46, // 23: tenon.v1.SubscribeResponse.notice:type_name -> tenon.v1.MaintenanceNotice
-	47, // 24: tenon.v1.SubscribeResponse.cancellation:type_name -> tenon.v1.MaintenanceCancellation
-	48, // 25: tenon.v1.SetMaintenancePolicyRequest.policy:type_name -> tenon.v1.PolicyStep
-	48, // 26: tenon.v1.SetMaintenancePolicyResponse.policy:type_name -> tenon.v1.PolicyStep
-	48, // 27: tenon.v1.GetMaintenancePolicyResponse.policy:type_name -> tenon.v1.PolicyStep
-	49, // 28: tenon.v1.ListAuditLinesResponse.lines:type_name -> tenon.v1.MaintenanceAuditLine
-	50, // 29: tenon.v1.CheckDomainResponse.refusal:type_name -> tenon.v1.Failure
-	44, // 30: tenon.v1.SubscribeRequest.Accept.eta:type_name -> google.protobuf.Duration
-	45, // 31: tenon.v1.SubscribeRequest.Ready.how:type_name -> tenon.v1.ReadyHow
-	51, // 32: tenon.v1.SubscribeRequest.Object.reason:type_name -> tenon.v1.UseReason
-	0,  // 33: tenon.v1.MaintenanceService.PlanMaintenance:input_type -> tenon.v1.PlanMaintenanceRequest
-	2,  // 34: tenon.v1.MaintenanceService.PrepareMaintenance:input_type -> tenon.v1.PrepareMaintenanceRequest
-	4,  // 35: tenon.v1.MaintenanceService.GetMaintenance:input_type -> tenon.v1.GetMaintenanceRequest
-	6,  // 36: tenon.v1.MaintenanceService.ListMaintenances:input_type -> tenon.v1.ListMaintenancesRequest
-	8,  // 37: tenon.v1.MaintenanceService.WatchMaintenance:input_type -> tenon.v1.WatchMaintenanceRequest
-	10, // 38: tenon.v1.MaintenanceService.ExtendMaintenance:input_type -> tenon.v1.ExtendMaintenanceRequest
-	12, // 39: tenon.v1.MaintenanceService.OverrideMaintenance:input_type -> tenon.v1.OverrideMaintenanceRequest
-	14, // 40: tenon.v1.MaintenanceService.CancelMaintenance:input_type -> tenon.v1.CancelMaintenanceRequest
-	16, // 41: tenon.v1.MaintenanceService.EndMaintenance:input_type -> tenon.v1.EndMaintenanceRequest
-	18, // 42: tenon.v1.MaintenanceService.ObjectUse:input_type -> tenon.v1.ObjectUseRequest
-	20, // 43: tenon.v1.MaintenanceService.WithdrawObjection:input_type -> tenon.v1.WithdrawObjectionRequest
-	22, // 44: tenon.v1.MaintenanceService.ReportUseReady:input_type -> tenon.v1.ReportUseReadyRequest
-	24, // 45: tenon.v1.MaintenanceService.Subscribe:input_type -> tenon.v1.SubscribeRequest
-	26, // 46: tenon.v1.MaintenanceService.SetMaintenancePolicy:input_type -> tenon.v1.SetMaintenancePolicyRequest
-	28, // 47: tenon.v1.MaintenanceService.GetMaintenancePolicy:input_type -> tenon.v1.GetMaintenancePolicyRequest
-	30, // 48: tenon.v1.MaintenanceService.ListAuditLines:input_type -> tenon.v1.ListAuditLinesRequest
-	32, // 49: tenon.v1.MaintenanceService.CheckDomain:input_type -> tenon.v1.CheckDomainRequest
-	1,  // 50: tenon.v1.MaintenanceService.PlanMaintenance:output_type -> tenon.v1.PlanMaintenanceResponse
-	3,  // 51: tenon.v1.MaintenanceService.PrepareMaintenance:output_type -> tenon.v1.PrepareMaintenanceResponse
-	5,  // 52: tenon.v1.MaintenanceService.GetMaintenance:output_type -> tenon.v1.GetMaintenanceResponse
-	7,  // 53: tenon.v1.MaintenanceService.ListMaintenances:output_type -> tenon.v1.ListMaintenancesResponse
-	9,  // 54: tenon.v1.MaintenanceService.WatchMaintenance:output_type -> tenon.v1.WatchMaintenanceResponse
-	11, // 55: tenon.v1.MaintenanceService.ExtendMaintenance:output_type -> tenon.v1.ExtendMaintenanceResponse
-	13, // 56: tenon.v1.MaintenanceService.OverrideMaintenance:output_type -> tenon.v1.OverrideMaintenanceResponse
-	15, // 57: tenon.v1.MaintenanceService.CancelMaintenance:output_type -> tenon.v1.CancelMaintenanceResponse
-	17, // 58: tenon.v1.MaintenanceService.EndMaintenance:output_type -> tenon.v1.EndMaintenanceResponse
-	19, // 59: tenon.v1.MaintenanceService.ObjectUse:output_type -> tenon.v1.ObjectUseResponse
-	21, // 60: tenon.v1.MaintenanceService.WithdrawObjection:output_type -> tenon.v1.WithdrawObjectionResponse
-	23, // 61: tenon.v1.MaintenanceService.ReportUseReady:output_type -> tenon.v1.ReportUseReadyResponse
-	25, // 62: tenon.v1.MaintenanceService.Subscribe:output_type -> tenon.v1.SubscribeResponse
-	27, // 63: tenon.v1.MaintenanceService.SetMaintenancePolicy:output_type -> tenon.v1.SetMaintenancePolicyResponse
-	29, // 64: tenon.v1.MaintenanceService.GetMaintenancePolicy:output_type -> tenon.v1.GetMaintenancePolicyResponse
-	31, // 65: tenon.v1.MaintenanceService.ListAuditLines:output_type -> tenon.v1.ListAuditLinesResponse
-	33, // 66: tenon.v1.MaintenanceService.CheckDomain:output_type -> tenon.v1.CheckDomainResponse
-	50, // [50:67] is the sub-list for method output_type
-	33, // [33:50] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	47, // 23: tenon.v1.SubscribeResponse.notice:type_name -> tenon.v1.MaintenanceNotice
+	48, // 24: tenon.v1.SubscribeResponse.cancellation:type_name -> tenon.v1.MaintenanceCancellation
+	41, // 25: tenon.v1.SubscribeResponse.refused:type_name -> tenon.v1.SubscribeResponse.Refused
+	49, // 26: tenon.v1.SetMaintenancePolicyRequest.policy:type_name -> tenon.v1.PolicyStep
+	49, // 27: tenon.v1.SetMaintenancePolicyResponse.policy:type_name -> tenon.v1.PolicyStep
+	49, // 28: tenon.v1.GetMaintenancePolicyResponse.policy:type_name -> tenon.v1.PolicyStep
+	50, // 29: tenon.v1.ListAuditLinesResponse.lines:type_name -> tenon.v1.MaintenanceAuditLine
+	51, // 30: tenon.v1.CheckDomainResponse.refusal:type_name -> tenon.v1.Failure
+	45, // 31: tenon.v1.SubscribeRequest.Accept.eta:type_name -> google.protobuf.Duration
+	46, // 32: tenon.v1.SubscribeRequest.Ready.how:type_name -> tenon.v1.ReadyHow
+	52, // 33: tenon.v1.SubscribeRequest.Object.reason:type_name -> tenon.v1.UseReason
+	51, // 34: tenon.v1.SubscribeResponse.Refused.failure:type_name -> tenon.v1.Failure
+	0,  // 35: tenon.v1.MaintenanceService.PlanMaintenance:input_type -> tenon.v1.PlanMaintenanceRequest
+	2,  // 36: tenon.v1.MaintenanceService.PrepareMaintenance:input_type -> tenon.v1.PrepareMaintenanceRequest
+	4,  // 37: tenon.v1.MaintenanceService.GetMaintenance:input_type -> tenon.v1.GetMaintenanceRequest
+	6,  // 38: tenon.v1.MaintenanceService.ListMaintenances:input_type -> tenon.v1.ListMaintenancesRequest
+	8,  // 39: tenon.v1.MaintenanceService.WatchMaintenance:input_type -> tenon.v1.WatchMaintenanceRequest
+	10, // 40: tenon.v1.MaintenanceService.ExtendMaintenance:input_type -> tenon.v1.ExtendMaintenanceRequest
+	12, // 41: tenon.v1.MaintenanceService.OverrideMaintenance:input_type -> tenon.v1.OverrideMaintenanceRequest
+	14, // 42: tenon.v1.MaintenanceService.CancelMaintenance:input_type -> tenon.v1.CancelMaintenanceRequest
+	16, // 43: tenon.v1.MaintenanceService.EndMaintenance:input_type -> tenon.v1.EndMaintenanceRequest
+	18, // 44: tenon.v1.MaintenanceService.ObjectUse:input_type -> tenon.v1.ObjectUseRequest
+	20, // 45: tenon.v1.MaintenanceService.WithdrawObjection:input_type -> tenon.v1.WithdrawObjectionRequest
+	22, // 46: tenon.v1.MaintenanceService.ReportUseReady:input_type -> tenon.v1.ReportUseReadyRequest
+	24, // 47: tenon.v1.MaintenanceService.Subscribe:input_type -> tenon.v1.SubscribeRequest
+	26, // 48: tenon.v1.MaintenanceService.SetMaintenancePolicy:input_type -> tenon.v1.SetMaintenancePolicyRequest
+	28, // 49: tenon.v1.MaintenanceService.GetMaintenancePolicy:input_type -> tenon.v1.GetMaintenancePolicyRequest
+	30, // 50: tenon.v1.MaintenanceService.ListAuditLines:input_type -> tenon.v1.ListAuditLinesRequest
+	32, // 51: tenon.v1.MaintenanceService.CheckDomain:input_type -> tenon.v1.CheckDomainRequest
+	1,  // 52: tenon.v1.MaintenanceService.PlanMaintenance:output_type -> tenon.v1.PlanMaintenanceResponse
+	3,  // 53: tenon.v1.MaintenanceService.PrepareMaintenance:output_type -> tenon.v1.PrepareMaintenanceResponse
+	5,  // 54: tenon.v1.MaintenanceService.GetMaintenance:output_type -> tenon.v1.GetMaintenanceResponse
+	7,  // 55: tenon.v1.MaintenanceService.ListMaintenances:output_type -> tenon.v1.ListMaintenancesResponse
+	9,  // 56: tenon.v1.MaintenanceService.WatchMaintenance:output_type -> tenon.v1.WatchMaintenanceResponse
+	11, // 57: tenon.v1.MaintenanceService.ExtendMaintenance:output_type -> tenon.v1.ExtendMaintenanceResponse
+	13, // 58: tenon.v1.MaintenanceService.OverrideMaintenance:output_type -> tenon.v1.OverrideMaintenanceResponse
+	15, // 59: tenon.v1.MaintenanceService.CancelMaintenance:output_type -> tenon.v1.CancelMaintenanceResponse
+	17, // 60: tenon.v1.MaintenanceService.EndMaintenance:output_type -> tenon.v1.EndMaintenanceResponse
+	19, // 61: tenon.v1.MaintenanceService.ObjectUse:output_type -> tenon.v1.ObjectUseResponse
+	21, // 62: tenon.v1.MaintenanceService.WithdrawObjection:output_type -> tenon.v1.WithdrawObjectionResponse
+	23, // 63: tenon.v1.MaintenanceService.ReportUseReady:output_type -> tenon.v1.ReportUseReadyResponse
+	25, // 64: tenon.v1.MaintenanceService.Subscribe:output_type -> tenon.v1.SubscribeResponse
+	27, // 65: tenon.v1.MaintenanceService.SetMaintenancePolicy:output_type -> tenon.v1.SetMaintenancePolicyResponse
+	29, // 66: tenon.v1.MaintenanceService.GetMaintenancePolicy:output_type -> tenon.v1.GetMaintenancePolicyResponse
+	31, // 67: tenon.v1.MaintenanceService.ListAuditLines:output_type -> tenon.v1.ListAuditLinesResponse
+	33, // 68: tenon.v1.MaintenanceService.CheckDomain:output_type -> tenon.v1.CheckDomainResponse
+	52, // [52:69] is the sub-list for method output_type
+	35, // [35:52] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_maintenance_service_proto_init() }
@@ -2773,6 +2842,7 @@ func file_tenon_v1_maintenance_service_proto_init() {
 		(*SubscribeResponse_Registered_)(nil),
 		(*SubscribeResponse_Notice)(nil),
 		(*SubscribeResponse_Cancellation)(nil),
+		(*SubscribeResponse_Refused_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2780,7 +2850,7 @@ func file_tenon_v1_maintenance_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenon_v1_maintenance_service_proto_rawDesc), len(file_tenon_v1_maintenance_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -162,7 +162,7 @@ func (a *app) root() *cobra.Command {
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress")
 	flags.StringVar(&a.requestID, "request-id", "", "the `ID` of this request; a repeat with the same id is the same operation")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return err })
-	root.AddCommand(a.host(), a.driver(), a.device(), a.volume(), a.snapshot(), a.copy(), a.domain(), a.disk(), a.operation())
+	root.AddCommand(a.host(), a.driver(), a.device(), a.volume(), a.snapshot(), a.copy(), a.domain(), a.disk(), a.maintenance(), a.operation(), a.hook())
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp)))
 	root.SetUsageTemplate(usage)
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
