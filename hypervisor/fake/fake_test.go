@@ -66,7 +66,7 @@ func storages() []hypervisortest.Storage {
 			New: func(t *testing.T, size int64) primitives.Mapping { return rawFile(t, "disk.img", size) },
 		},
 		{
-			Name: "qcow2 chain", Overlay: overlay, Grow: same,
+			Name: "qcow2 chain", Layered: true, Overlay: overlay, Grow: same,
 			New: func(t *testing.T, size int64) primitives.Mapping {
 				return overlay(t, overlay(t, rawFile(t, "base.img", size)))
 			},
@@ -113,7 +113,12 @@ func TestContract(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		Storages:   storages(),
+		Storages: storages(),
+		Targets: []hypervisortest.Storage{{Name: "qcow2", New: func(t *testing.T, size int64) primitives.Mapping {
+			m := rawFile(t, "disk.qcow2", 0)
+			m.Size, m.File.Format = size, primitives.FormatQcow2
+			return m
+		}}},
 		NamedFile:  rawFile,
 		Buses:      []string{"scsi"},
 		Brief:      brief,
@@ -122,6 +127,11 @@ func TestContract(t *testing.T) {
 		Stall:      on(h.Stall),
 		HangAgent:  on(h.HangAgent),
 		AgentLimit: brief,
-		Kill:       func(_ *testing.T, d hypervisor.DomainID) { h.Kill(d) },
+		Transient: func(t *testing.T) hypervisor.DomainID {
+			id := h.Add("transient", fake.Options{Transient: true})
+			t.Cleanup(func() { h.Undefine(id) })
+			return id
+		},
+		Kill: func(_ *testing.T, d hypervisor.DomainID) { h.Kill(d) },
 	})
 }

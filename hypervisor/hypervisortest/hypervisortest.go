@@ -39,6 +39,8 @@ type Harness struct {
 	// Storages are the kinds of mappings that the adapter must take. The first is
 	// a raw file, or the nearest thing to it.
 	Storages []Storage
+	// Targets are further kinds that a disk can move to.
+	Targets []Storage
 	// NamedFile makes a raw file whose name ends in name. nil: names are not free.
 	NamedFile func(t *testing.T, name string, size int64) primitives.Mapping
 	// Buses are the buses to try beside the default.
@@ -58,6 +60,9 @@ type Harness struct {
 	HangAgent func(t *testing.T, d hypervisor.DomainID) (resume func())
 	// AgentLimit is how long the adapter lets an agent take; for HangAgent.
 	AgentLimit time.Duration
+	// Transient runs a domain that has no definition and room for one disk, and ends it with
+	// the case.
+	Transient func(t *testing.T) hypervisor.DomainID
 	// Kill ends a domain as a crash does.
 	Kill func(t *testing.T, d hypervisor.DomainID)
 }
@@ -76,6 +81,8 @@ type Guest interface {
 // Storage is one kind of mapping.
 type Storage struct {
 	Name string
+	// Layered says that its volumes lie upon others, so that no disk can move there.
+	Layered bool
 	// New makes a volume that reads as zero and maps it for writing.
 	New func(t *testing.T, size int64) primitives.Mapping
 	// Grow makes the volume larger and returns its mapping. nil: not while mapped.
@@ -89,22 +96,25 @@ type Lack string
 
 // The reasons.
 const (
-	NoGuest    Lack = "the harness cannot look into a guest"
-	NoBoot     Lack = "the harness has no guest that boots"
-	NoDeafen   Lack = "the harness cannot make a guest ignore requests"
-	NoRefuse   Lack = "the harness cannot make a guest refuse"
-	NoStall    Lack = "the harness cannot stop a domain's process"
-	NoHang     Lack = "the harness cannot stop a guest agent"
-	NoKill     Lack = "the harness cannot kill a domain"
-	NoNames    Lack = "the harness cannot choose the names of files"
-	NoResize   Lack = "the adapter offers no Resize"
-	NoFreeze   Lack = "the adapter offers no Freeze"
-	NoSwitch   Lack = "the adapter offers no Switch"
-	NoPower    Lack = "the adapter offers no Power"
-	NoSnapshot Lack = "the adapter offers no Snapshot"
-	NoOverlay  Lack = "none of the storages has overlays"
-	NoSlots    Lack = "the adapter does not know how many slots are free"
-	NotLive    Lack = "the domain's capabilities exclude it"
+	NoGuest     Lack = "the harness cannot look into a guest"
+	NoBoot      Lack = "the harness has no guest that boots"
+	NoDeafen    Lack = "the harness cannot make a guest ignore requests"
+	NoRefuse    Lack = "the harness cannot make a guest refuse"
+	NoStall     Lack = "the harness cannot stop a domain's process"
+	NoHang      Lack = "the harness cannot stop a guest agent"
+	NoKill      Lack = "the harness cannot kill a domain"
+	NoNames     Lack = "the harness cannot choose the names of files"
+	NoResize    Lack = "the adapter offers no Resize"
+	NoFreeze    Lack = "the adapter offers no Freeze"
+	NoSwitch    Lack = "the adapter offers no Switch"
+	NoPower     Lack = "the adapter offers no Power"
+	NoSnapshot  Lack = "the adapter offers no Snapshot"
+	NoPause     Lack = "the adapter offers no Pause"
+	NoMove      Lack = "the adapter offers no Move"
+	NoTransient Lack = "the harness has no transient domain"
+	NoOverlay   Lack = "none of the storages has overlays"
+	NoSlots     Lack = "the adapter does not know how many slots are free"
+	NotLive     Lack = "the domain's capabilities exclude it"
 )
 
 const (
@@ -134,7 +144,7 @@ func Run(t *testing.T, h Harness) {
 		h.Brief = stallBrief
 	}
 	disks := 0
-	for _, c := range slices.Concat(basics, attaching, detaching, resizing, switching, freezing, snapshotting, powering, troubling) {
+	for _, c := range slices.Concat(basics, attaching, detaching, resizing, switching, freezing, snapshotting, powering, pausing, moving, troubling) {
 		t.Run(c.name, func(t *testing.T) {
 			// It outlives the case's own context, because cleaning up needs it too.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*patience)

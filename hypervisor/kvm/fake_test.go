@@ -57,10 +57,15 @@ func TestContractOverFake(t *testing.T) {
 		Open: func(t *testing.T) hypervisor.Adapter {
 			return kvm.NewOver(l.Open, kvm.Options{SnapshotDir: t.TempDir()})
 		},
-		Domain:     onID,
-		Off:        offID,
-		Boot:       func(*testing.T) { l.Start(offID) },
-		Storages:   fakeStorages(),
+		Domain:   onID,
+		Off:      offID,
+		Boot:     func(*testing.T) { l.Start(offID) },
+		Storages: fakeStorages(),
+		Targets: []hypervisortest.Storage{{Name: "qcow2", New: func(t *testing.T, n int64) primitives.Mapping {
+			m := fakeFile(t, "disk.qcow2", n)
+			m.File.Format = primitives.FormatQcow2
+			return m
+		}}},
 		NamedFile:  fakeFile,
 		Buses:      []string{"scsi"},
 		Brief:      100 * time.Millisecond,
@@ -69,7 +74,16 @@ func TestContractOverFake(t *testing.T) {
 		HangAgent:  behave(fake.Manners{HungAgent: true}),
 		AgentLimit: 50 * time.Millisecond,
 		Stall:      func(_ *testing.T, d hypervisor.DomainID) func() { return l.Stall(string(d)) },
-		Kill:       func(_ *testing.T, d hypervisor.DomainID) { l.Kill(string(d)) },
+		Transient: func(t *testing.T) hypervisor.DomainID {
+			const id = "8b1f3f0e-0000-4000-8000-000000000003"
+			if err := l.Define(fake.DomainXML(id, "transient"), true); err != nil {
+				t.Fatal(err)
+			}
+			l.Undefine(id)
+			t.Cleanup(func() { l.Kill(id) })
+			return id
+		},
+		Kill: func(_ *testing.T, d hypervisor.DomainID) { l.Kill(string(d)) },
 	})
 }
 
@@ -100,7 +114,7 @@ func fakeStorages() []hypervisortest.Storage {
 			Name: "raw file", New: func(t *testing.T, n int64) primitives.Mapping { return fakeFile(t, "disk.img", n) },
 			Grow: grow, Overlay: fakeOverlay,
 		},
-		{Name: "qcow2 chain", New: func(t *testing.T, n int64) primitives.Mapping {
+		{Name: "qcow2 chain", Layered: true, New: func(t *testing.T, n int64) primitives.Mapping {
 			return fakeOverlay(t, fakeOverlay(t, fakeFile(t, "base.img", n)))
 		}, Grow: grow, Overlay: fakeOverlay},
 		{Name: "block", New: func(t *testing.T, n int64) primitives.Mapping {

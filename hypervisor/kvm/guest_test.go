@@ -382,7 +382,7 @@ func (h *host) realStorages() []hypervisortest.Storage {
 			m.Direct, m.Logical, m.Physical = true, 512, 4096
 			return m
 		}, Grow: growFile, Overlay: overlay},
-		{Name: "qcow2 chain", New: func(t *testing.T, n int64) primitives.Mapping {
+		{Name: "qcow2 chain", Layered: true, New: func(t *testing.T, n int64) primitives.Mapping {
 			return overlay(t, overlay(t, rawFile(t, "base.img", n)))
 		}, Grow: func(_ *testing.T, m primitives.Mapping, size int64) primitives.Mapping {
 			m.Size = size // QEMU grows the file itself

@@ -73,6 +73,7 @@ type Adapter struct {
 	snapshotDir string
 	locks       keylock.Set
 	removals    removals
+	copies      copies
 	watchers    watchers
 	readings    readings
 }
@@ -120,7 +121,7 @@ const infoLimit = 5 * time.Second
 
 // Facets says that everything is offered.
 func (a *Adapter) Facets() hypervisor.Facets {
-	return hypervisor.Facets{Resize: a, Freeze: a, Switch: a, Power: a, Snapshot: a}
+	return hypervisor.Facets{Resize: a, Freeze: a, Switch: a, Power: a, Snapshot: a, Pause: a, Move: a}
 }
 
 // Close ends the connection. Calls under way end with CodeUnavailable.
@@ -129,5 +130,6 @@ func (a *Adapter) Close() error { return a.link.close() }
 // handle takes an event of libvirt: it wakes who waits for it and decides nothing.
 func (a *Adapter) handle(e virt.Event) {
 	a.removals.event(e)
+	a.copies.event(e)
 	a.watchers.add(hypervisor.DomainID(e.Domain))
 }

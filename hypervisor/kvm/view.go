@@ -203,6 +203,8 @@ func (v view) domain() hypervisor.Domain {
 			Freeze:     v.Run == virt.Running && agentConnected(v.live),
 			Switch:     up || v.Run == virt.Off && v.Persistent,
 			Snapshot:   up,
+			Pause:      up,
+			Move:       up,
 			FreeSlots:  freeSlots(v.live),
 			Accepts:    accepts,
 		},

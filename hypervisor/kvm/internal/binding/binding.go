@@ -48,6 +48,7 @@ type Conn struct {
 
 	mu        sync.Mutex // guards what follows
 	callbacks []int
+	monitors  []int                      // callbacks of QEMU's own events
 	handles   map[string]*libvirt.Domain // by UUID; nil once closed
 }
 
@@ -86,7 +87,10 @@ func (v *Conn) Close() error {
 	for _, id := range v.callbacks {
 		errs = append(errs, translate(v.c.DomainEventDeregister(id)))
 	}
-	v.callbacks = nil
+	for _, id := range v.monitors {
+		errs = append(errs, translate(v.c.DomainQemuEventDeregister(id)))
+	}
+	v.callbacks, v.monitors = nil, nil
 	// Each holds a reference to the connection, which would stay open.
 	for _, d := range v.handles {
 		errs = append(errs, translate(d.Free()))

@@ -114,3 +114,42 @@ func (v *Conn) BlockJobPivot(domain, target string) error {
 		return d.BlockJobAbort(target, libvirt.DOMAIN_BLOCK_JOB_ABORT_PIVOT)
 	})
 }
+
+// BlockCopy begins to copy a disk. A job that does not outlive the domain is the
+// only one that libvirt allows for a domain with a definition.
+func (v *Conn) BlockCopy(domain, target, xml string, o virt.CopyOptions) error {
+	flags := libvirt.DOMAIN_BLOCK_COPY_REUSE_EXT | libvirt.DOMAIN_BLOCK_COPY_TRANSIENT_JOB
+	if o.Synchronous {
+		flags |= libvirt.DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES
+	}
+	params := libvirt.DomainBlockCopyParameters{BandwidthSet: o.Bandwidth > 0, Bandwidth: o.Bandwidth}
+	return v.with(domain, func(d *libvirt.Domain) error { return d.BlockCopy(target, xml, &params, flags) })
+}
+
+// BlockJob tells of the job on a disk.
+func (v *Conn) BlockJob(domain, target string) (virt.Job, error) {
+	var out virt.Job
+	err := v.with(domain, func(d *libvirt.Domain) error {
+		info, err := d.GetBlockJobInfo(target, libvirt.DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES)
+		if err == nil {
+			out = virt.Job{Copy: info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_COPY, Done: int64(info.Cur), Total: int64(info.End)}
+		}
+		return err
+	})
+	return out, err
+}
+
+// BlockJobSwitch asks for the end of a ready job with its result. libvirt would
+// otherwise let nobody change the domain until it has ended.
+func (v *Conn) BlockJobSwitch(domain, target string) error {
+	return v.with(domain, func(d *libvirt.Domain) error {
+		return d.BlockJobAbort(target, libvirt.DOMAIN_BLOCK_JOB_ABORT_PIVOT|libvirt.DOMAIN_BLOCK_JOB_ABORT_ASYNC)
+	})
+}
+
+// BlockJobCancel asks for the end of a job without its result.
+func (v *Conn) BlockJobCancel(domain, target string) error {
+	return v.with(domain, func(d *libvirt.Domain) error {
+		return d.BlockJobAbort(target, libvirt.DOMAIN_BLOCK_JOB_ABORT_ASYNC)
+	})
+}

@@ -160,6 +160,16 @@ func (v *Conn) Shutdown(domain string) error {
 	return v.with(domain, func(d *libvirt.Domain) error { return d.Shutdown() })
 }
 
+// Suspend stops a domain's processors.
+func (v *Conn) Suspend(domain string) error {
+	return v.with(domain, func(d *libvirt.Domain) error { return d.Suspend() })
+}
+
+// Resume lets a domain's processors go on.
+func (v *Conn) Resume(domain string) error {
+	return v.with(domain, func(d *libvirt.Domain) error { return d.Resume() })
+}
+
 // Freeze freezes the guest's file systems.
 func (v *Conn) Freeze(domain string, seconds int) (int, error) {
 	return v.agent(domain, "guest-fsfreeze-freeze", seconds)

@@ -308,6 +308,9 @@ func (l *Libvirt) open(d *domain, disk *libvirtxml.DomainDisk) error {
 			continue
 		}
 		for _, have := range o.live.Devices.Disks {
+			if path != "" && have.Mirror != nil && pathOf(&libvirtxml.DomainDisk{Source: have.Mirror.Source}) == path {
+				return virt.Errorf(virt.CodeInternal, "internal error: unable to execute QEMU command 'blockdev-add': Failed to get \"write\" lock")
+			}
 			if path != "" && pathOf(&have) == path && (have.ReadOnly == nil || disk.ReadOnly == nil) {
 				return virt.Errorf(virt.CodeInternal, "internal error: unable to execute QEMU command 'blockdev-add': Failed to get \"write\" lock")
 			}

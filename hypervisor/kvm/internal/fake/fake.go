@@ -61,6 +61,10 @@ type domain struct {
 	probes       int             // how often it was asked whether it is busy
 	failures     map[string]error
 	stubborn     bool // its definition does not follow what happens to disks
+	copies       map[string]*copying
+	outruns      bool // its guest writes as fast as any copy
+	holdsJobs    bool // jobs that were asked to end do not
+	hurts        int  // how often it pauses again after a resume
 }
 
 // New returns a libvirt without domains.
@@ -273,7 +277,7 @@ func (d *domain) start(l *Libvirt) {
 
 // stop ends the live half; mu is held.
 func (l *Libvirt) stop(d *domain) {
-	d.live, d.run, d.frozen = nil, virt.Off, 0
+	d.live, d.run, d.frozen, d.copies, d.hurts = nil, virt.Off, 0, nil, 0
 	clear(d.leaving)
 	if d.config == nil {
 		delete(l.domains, d.uuid)

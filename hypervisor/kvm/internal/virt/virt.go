@@ -33,6 +33,10 @@ type Conn interface {
 
 	Start(domain string) error
 	Shutdown(domain string) error
+	// Suspend stops a domain's processors, and returns when no request of the guest
+	// is under way; Resume lets them go on.
+	Suspend(domain string) error
+	Resume(domain string) error
 
 	AttachDevice(domain, xml string, half Half) error
 	// DetachDevice asks for the removal of the device of that alias and returns
@@ -60,6 +64,16 @@ type Conn interface {
 	// BlockJobPivot ends a job that is ready: the disk then uses its result.
 	BlockJobPivot(domain, target string) error
 
+	// BlockCopy begins to copy a disk to what the XML of another says, which is there
+	// already. Its success says that a job was begun, not that it lives.
+	BlockCopy(domain, target, xml string, o CopyOptions) error
+	// BlockJob tells of the job on a disk.
+	BlockJob(domain, target string) (Job, error)
+	// BlockJobSwitch and BlockJobCancel ask for the end of a job, with its result or
+	// without it, and return when it was asked for.
+	BlockJobSwitch(domain, target string) error
+	BlockJobCancel(domain, target string) error
+
 	// Listen calls handle for every event from now on. handle must be fast. It
 	// is called once per connection.
 	Listen(handle func(Event)) error
@@ -84,6 +98,18 @@ func (h Half) String() string { return [...]string{"", "running domain", "defini
 type SnapshotFlags struct {
 	NoMetadata    bool // libvirt forgets the snapshot once it is made
 	ReuseExternal bool // the overlays are there already
+}
+
+// CopyOptions say how a disk is copied.
+type CopyOptions struct {
+	Bandwidth   uint64 // bytes per second; 0: no limit
+	Synchronous bool   // writes of the guest wait for both sides
+}
+
+// Job is a block job.
+type Job struct {
+	Copy        bool // false: there is none, or one of another kind
+	Done, Total int64
 }
 
 // Run is what a domain is doing.
@@ -112,13 +138,15 @@ const (
 	Changed       EventKind = iota + 1 // anything about the domain
 	DeviceRemoved                      // the guest gave the device back
 	RemovalFailed                      // the guest refused to
+	CopyFailed                         // a copy of a disk ended with an error
 )
 
 // Event is something that happened to a domain.
 type Event struct {
 	Kind   EventKind
 	Domain string // its UUID; empty: any
-	Device string // the alias, for DeviceRemoved and RemovalFailed
+	Device string // the alias, for DeviceRemoved and RemovalFailed; the target, for CopyFailed
+	Text   string // for CopyFailed: what the hypervisor says; it says it in one event of several
 }
 
 // Code is libvirt's error number.
@@ -128,6 +156,7 @@ type Code int
 const (
 	CodeInternal             Code = 1
 	CodeNoSupport            Code = 3
+	CodeInvalidArgument      Code = 8
 	CodeOperationFailed      Code = 9
 	CodeOperationDenied      Code = 29
 	CodeSystem               Code = 38
