@@ -4,6 +4,7 @@ package show
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,17 +19,20 @@ func (s Style) Maintenances(all []*tenonv1.Maintenance, now time.Time) string {
 	t := table{header: []string{"DEVICE", "PHASE", "GATE", ">FOR", ">LEFT", ">USES", "NOTE"}}
 	for _, m := range all {
 		t.add(m.GetDevice(), word(m.GetPhase()), word(m.GetGate()), since(m.GetSinceTime(), now), left(m.GetDeadlineTime(), now),
-			fmt.Sprint(len(m.GetUses())), or(strings.Join(firstFew(obstacles(m)), "; ")))
+			fmt.Sprint(len(m.GetUses())), or(firstOf(m.GetBlockers())))
 	}
 	return t.String()
 }
 
-// firstFew keeps a note short.
-func firstFew(notes []string) []string {
-	if len(notes) <= 1 {
-		return notes
+// firstOf names one blocker and counts the others.
+func firstOf(all []*tenonv1.Blocker) string {
+	switch len(all) {
+	case 0:
+		return ""
+	case 1:
+		return oneLine(blocker(all[0]))
 	}
-	return []string{notes[0], fmt.Sprintf("%d more", len(notes)-1)}
+	return fmt.Sprintf("%s; %d more", oneLine(blocker(all[0])), len(all)-1)
 }
 
 // Maintenance shows where one device stands: first what it waits for, then what
@@ -39,6 +43,7 @@ func (s Style) Maintenance(m *tenonv1.Maintenance, now time.Time) string {
 	sh.add("phase", word(m.GetPhase())+hereBeside(m))
 	sh.add("gate", word(m.GetGate()))
 	sh.addList("waits for", obstacles(m))
+	sh.addList("found open", strangers(m))
 	sh.addIf("failure", oneLine(m.GetFailure()))
 	sh.add("since", s.moment(m.GetSinceTime(), now, "ago"))
 	if m.GetDeadlineTime() != nil {
@@ -46,9 +51,9 @@ func (s Style) Maintenance(m *tenonv1.Maintenance, now time.Time) string {
 	}
 	for _, in := range m.GetIntents() {
 		sh.add("maintenance", in.GetId())
-		sh.addIf("", oneLine(in.GetReason()))
-		sh.add("", intent(in))
-		sh.addIf("", "asked by "+or(in.GetRequester()))
+		for _, line := range intent(in) {
+			sh.add("", line)
+		}
 	}
 	sh.addIf("fence", fence(m.GetFence()))
 	sh.add("managed by", or(m.GetManagedBy()))
@@ -65,24 +70,43 @@ func hereBeside(m *tenonv1.Maintenance) string {
 	case tenonv1.HostPhase_HOST_PHASE_UNSPECIFIED, tenonv1.HostPhase_HOST_PHASE_OPEN:
 		return ""
 	}
-	return " (this host: " + word(m.GetHostPhase()) + ")"
+	if here := word(m.GetHostPhase()); here != word(m.GetPhase()) {
+		return " (this host: " + here + ")"
+	}
+	return ""
 }
 
-// obstacles says what keeps a device from its next phase, with the reasons that
-// are known.
+// obstacles says what keeps a device from its next phase, each with the reason on
+// a line of its own where one is known.
 func obstacles(m *tenonv1.Maintenance) []string {
-	reasons := make(map[string]string)
+	uses := make(map[string]*tenonv1.MaintenanceUse)
 	for _, u := range m.GetUses() {
-		who := whose(u.GetDomain(), u.GetDisk())
-		reasons[u.GetId()] = strings.TrimSuffix(who+word(u.GetState())+": "+why(u), ": ")
+		uses[u.GetId()] = u
 	}
 	var all []string
 	for _, b := range m.GetBlockers() {
 		text := oneLine(blocker(b))
-		if r := reasons[b.GetName()]; r != "" {
-			text += ": " + r
+		u := uses[b.GetName()]
+		if u == nil {
+			all = append(all, text)
+			continue
 		}
-		all = append(all, text)
+		if who := whose(u.GetDomain(), u.GetDisk()); who != "" {
+			text += " (" + who + ")"
+		}
+		all = append(all, text+" "+word(u.GetState()))
+		if reason := why(u); reason != "" {
+			all = append(all, "  "+reason)
+		}
+	}
+	return all
+}
+
+// strangers says what users that nobody registered have open.
+func strangers(m *tenonv1.Maintenance) []string {
+	var all []string
+	for _, f := range m.GetForeignUses() {
+		all = append(all, oneLine(f.GetPath())+" by "+oneLine(f.GetName()))
 	}
 	return all
 }
@@ -91,14 +115,14 @@ func whose(domain, disk string) string {
 	if domain == "" {
 		return ""
 	}
-	return strings.TrimSpace(domain+" "+disk) + " "
+	return strings.TrimSpace(domain + " " + disk)
 }
 
 // uses is the table of a device's uses.
 func uses(m *tenonv1.Maintenance) *table {
 	t := &table{header: []string{"USE", "OF", "BY", "STATE", ">DONE", ">ETA", "NOTE"}}
 	for _, u := range m.GetUses() {
-		t.add(u.GetId(), or(Short(u.GetSubject())), or(strings.TrimSpace(whose(u.GetDomain(), u.GetDisk()))), word(u.GetState()),
+		t.add(u.GetId(), or(Short(u.GetSubject())), or(whose(u.GetDomain(), u.GetDisk())), word(u.GetState()),
 			done(u), span(u.GetEta()), or(note(u)))
 	}
 	return t
@@ -114,12 +138,12 @@ func done(u *tenonv1.MaintenanceUse) string {
 	return fmt.Sprintf("%d%%", int(u.GetPercent()))
 }
 
-// note says what is being done about a use, or why not.
+// note says in a word or two what is being done about a use, or why not.
 func note(u *tenonv1.MaintenanceUse) string {
-	if text := why(u); text != "" {
-		return text
-	}
-	if u.GetState() == tenonv1.UseState_USE_STATE_READY && u.GetHow() != tenonv1.ReadyHow_READY_HOW_UNSPECIFIED {
+	switch {
+	case u.GetReason() != nil:
+		return oneLine(u.GetReason().GetCode())
+	case u.GetState() == tenonv1.UseState_USE_STATE_READY && u.GetHow() != tenonv1.ReadyHow_READY_HOW_UNSPECIFIED:
 		return word(u.GetHow())
 	}
 	return oneLine(u.GetAction())
@@ -133,33 +157,36 @@ func why(u *tenonv1.MaintenanceUse) string {
 	}
 	text := strings.TrimSuffix(strings.TrimPrefix(r.GetCode()+": "+oneLine(r.GetText()), ": "), ": ")
 	if r.GetRetryIn() != nil {
-		text += " (again in " + Duration(r.GetRetryIn().AsDuration()) + ")"
+		text += " (again in " + span(r.GetRetryIn()) + ")"
 	}
 	return text
 }
 
-// intent says in one line what is wanted.
-func intent(in *tenonv1.MaintenanceIntent) string {
-	parts := []string{word(in.GetImpact())}
+// intent says what is wanted, a line for each question.
+func intent(in *tenonv1.MaintenanceIntent) []string {
+	what := word(in.GetImpact())
 	if in.GetExpectedDuration() != nil {
-		parts = append(parts, "for about "+Duration(in.GetExpectedDuration().AsDuration()))
-	}
-	if in.GetRespondWithin() != nil {
-		parts = append(parts, "answers within "+Duration(in.GetRespondWithin().AsDuration())+then(in.GetOnRespond()))
-	}
-	if in.GetDrainWithin() != nil {
-		parts = append(parts, "ready within "+Duration(in.GetDrainWithin().AsDuration())+then(in.GetOnDrain()))
-	}
-	if len(in.GetPolicy()) > 0 {
-		parts = append(parts, "policy "+Policy(in.GetPolicy()))
-	}
-	if in.GetPermission() != "" {
-		parts = append(parts, "force allowed by "+oneLine(in.GetPermission()))
+		what += ", for about " + span(in.GetExpectedDuration())
 	}
 	if in.GetReturnHome() {
-		parts = append(parts, "disks come home")
+		what += ", disks come home"
 	}
-	return strings.Join(parts, ", ")
+	var limits []string
+	if in.GetRespondWithin() != nil {
+		limits = append(limits, "answers within "+span(in.GetRespondWithin())+then(in.GetOnRespond()))
+	}
+	if in.GetDrainWithin() != nil {
+		limits = append(limits, "ready within "+span(in.GetDrainWithin())+then(in.GetOnDrain()))
+	}
+	lines := []string{oneLine(in.GetReason()), what, strings.Join(limits, ", ")}
+	if len(in.GetPolicy()) > 0 {
+		lines = append(lines, "policy "+Policy(in.GetPolicy()))
+	}
+	if in.GetPermission() != "" {
+		lines = append(lines, "force allowed by "+oneLine(in.GetPermission()))
+	}
+	lines = append(lines, "asked by "+or(in.GetRequester()))
+	return slices.DeleteFunc(lines, func(l string) bool { return l == "" })
 }
 
 func then(d tenonv1.OnDeadline) string {
@@ -191,7 +218,19 @@ func span(d *durationpb.Duration) string {
 	if d == nil {
 		return absent
 	}
-	return Duration(d.AsDuration().Round(time.Second))
+	return brief(d.AsDuration())
+}
+
+// brief shows a duration to the second without parts that are zero, such as "2h".
+func brief(d time.Duration) string {
+	text := d.Round(time.Second).String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 // since is for how long something is so.
@@ -199,7 +238,7 @@ func since(t *timestamppb.Timestamp, now time.Time) string {
 	if t == nil {
 		return absent
 	}
-	return Duration(max(0, now.Sub(t.AsTime())).Round(time.Second))
+	return brief(max(0, now.Sub(t.AsTime())))
 }
 
 // left is how long it is until a deadline; a passed one is over.
@@ -210,7 +249,7 @@ func left(t *timestamppb.Timestamp, now time.Time) string {
 	case !t.AsTime().After(now):
 		return "over"
 	}
-	return Duration(t.AsTime().Sub(now).Round(time.Second))
+	return brief(t.AsTime().Sub(now))
 }
 
 // moment shows a time and how far it is from now.
@@ -230,7 +269,8 @@ func (s Style) deadline(t *timestamppb.Timestamp, now time.Time) string {
 
 // Plan shows what a maintenance would do.
 func Plan(p *tenonv1.MaintenancePlan) string {
-	t := table{header: []string{"USE", "OF", "BY", "ACTION", ">SIZE", ">TIME", "NOTE"}}
+	t := table{header: []string{"USE", "OF", "BY", "ACTION", ">SIZE", ">TIME"}}
+	var notes strings.Builder
 	for _, u := range p.GetUses() {
 		bytes := absent
 		if u.GetSizeBytes() > 0 {
@@ -240,38 +280,38 @@ func Plan(p *tenonv1.MaintenancePlan) string {
 		if u.GetTarget() != "" {
 			action += " to " + u.GetTarget()
 		}
-		var notes []string
+		t.add(u.GetId(), or(Short(u.GetSubject())), or(whose(u.GetDomain(), u.GetDisk())), or(action), bytes, span(u.GetDuration()))
 		for _, b := range u.GetBlockers() {
-			notes = append(notes, "blocked by "+oneLine(blocker(b)))
+			fmt.Fprintf(&notes, "%s: blocked by %s\n", u.GetId(), oneLine(blocker(b)))
 		}
 		for _, n := range u.GetNotes() {
-			notes = append(notes, oneLine(n))
+			fmt.Fprintf(&notes, "%s: %s\n", u.GetId(), oneLine(n))
 		}
-		t.add(u.GetId(), or(Short(u.GetSubject())), or(strings.TrimSpace(whose(u.GetDomain(), u.GetDisk()))), or(action), bytes,
-			span(u.GetDuration()), or(strings.Join(notes, "; ")))
 	}
 	text := "no uses\n"
 	if len(t.rows) > 0 {
 		text = t.String()
 	}
-	return text + "digest: " + p.GetDigest() + "\n"
+	return text + notes.String() + "digest: " + p.GetDigest() + "\n"
 }
 
-// AuditLines shows the record of a maintenance.
+// AuditLines shows the record of a maintenance: who did what, and below it what
+// came of it.
 func (s Style) AuditLines(lines []*tenonv1.MaintenanceAuditLine) string {
-	t := table{header: []string{"TIME", "DEVICE", "EPOCH", "WHO", "WHAT", "CHANGE", "EVIDENCE"}}
+	var b strings.Builder
 	for _, l := range lines {
-		change := absent
+		fmt.Fprintf(&b, "%s  epoch %d  %s  %s\n", s.time(l.GetTime()), l.GetStamp().GetEpoch(), or(oneLine(l.GetWho())), or(oneLine(l.GetWhat())))
 		if l.GetBefore() != "" || l.GetAfter() != "" {
-			change = or(l.GetBefore()) + " to " + or(l.GetAfter())
+			fmt.Fprintf(&b, "    %s to %s\n", or(oneLine(l.GetBefore())), or(oneLine(l.GetAfter())))
 		}
-		evidence := oneLine(l.GetEvidence())
+		if l.GetEvidence() != "" {
+			fmt.Fprintf(&b, "    %s\n", oneLine(l.GetEvidence()))
+		}
 		if l.GetOverride() != "" {
-			evidence = strings.TrimSuffix("override "+oneLine(l.GetOverride())+": "+evidence, ": ")
+			fmt.Fprintf(&b, "    override: %s\n", oneLine(l.GetOverride()))
 		}
-		t.add(s.time(l.GetTime()), or(l.GetDevice()), fmt.Sprint(l.GetStamp().GetEpoch()), or(oneLine(l.GetWho())), or(oneLine(l.GetWhat())), change, or(evidence))
 	}
-	return t.String()
+	return b.String()
 }
 
 // Notice is one message to a subscriber, on one line.

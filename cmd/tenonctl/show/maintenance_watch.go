@@ -24,7 +24,7 @@ func MaintenanceLine(m *tenonv1.Maintenance) string {
 		parts = append(parts, text)
 	}
 	if notes := obstacles(m); len(notes) > 0 {
-		parts = append(parts, "waits for "+strings.Join(notes, "; "))
+		parts = append(parts, "waits for "+strings.ReplaceAll(strings.Join(notes, "; "), ";   ", ": "))
 	}
 	if m.GetFailure() != "" {
 		parts = append(parts, oneLine(m.GetFailure()))
@@ -47,8 +47,11 @@ func tally(uses []*tenonv1.MaintenanceUse) string {
 	return strings.Join(parts, ", ")
 }
 
-// barWidth is the length of a use's bar on a terminal.
-const barWidth = 20
+// The lengths of a use's bar on a terminal that is wide and on one that is not.
+const (
+	longBar, shortBar = 20, 10
+	wideTerminal      = 100
+)
 
 // MaintenanceFrame is a device on a terminal: a line for it, and one with a bar
 // for each use. No line is wider than the terminal and no frame higher.
@@ -58,15 +61,22 @@ func (s Style) MaintenanceFrame(m *tenonv1.Maintenance, now time.Time, width, he
 		head += ", left " + left(m.GetDeadlineTime(), now)
 	}
 	lines := []string{head}
+	length := shortBar
+	if width >= wideTerminal {
+		length = longBar
+	}
 	t := table{header: []string{"USE", "BY", "STATE", "", ">DONE", ">ETA", "NOTE"}}
 	for _, u := range m.GetUses() {
-		t.add(u.GetId(), or(strings.TrimSpace(whose(u.GetDomain(), u.GetDisk()))), word(u.GetState()), bar(u), done(u), span(u.GetEta()), note(u))
+		t.add(u.GetId(), or(whose(u.GetDomain(), u.GetDisk())), word(u.GetState()), bar(u, length), done(u), span(u.GetEta()), note(u))
 	}
 	if len(t.rows) > 0 {
 		lines = append(lines, strings.Split(strings.TrimSuffix(t.String(), "\n"), "\n")...)
 	}
-	for _, o := range obstacles(m) {
-		lines = append(lines, "waits for "+o)
+	for i, o := range obstacles(m) {
+		if i == 0 {
+			lines = append(lines, "waits for")
+		}
+		lines = append(lines, "  "+o)
 	}
 	if m.GetFailure() != "" {
 		lines = append(lines, oneLine(m.GetFailure()))
@@ -82,17 +92,17 @@ func (s Style) MaintenanceFrame(m *tenonv1.Maintenance, now time.Time, width, he
 }
 
 // bar draws how far a use is.
-func bar(u *tenonv1.MaintenanceUse) string {
+func bar(u *tenonv1.MaintenanceUse, length int) string {
 	percent := min(100, max(0, u.GetPercent()))
 	if u.GetState() == tenonv1.UseState_USE_STATE_READY {
 		percent = 100
 	}
-	filled := int(percent / 100 * barWidth)
+	filled := int(percent / 100 * float64(length))
 	body := strings.Repeat("=", filled)
-	if filled < barWidth && percent > 0 {
+	if filled < length && percent > 0 {
 		body += ">"
 	}
-	return "[" + body + strings.Repeat(" ", barWidth-len(body)) + "]"
+	return "[" + body + strings.Repeat(" ", length-len(body)) + "]"
 }
 
 // cut shortens a line to what fits; 0 is without limit.

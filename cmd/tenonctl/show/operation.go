@@ -91,8 +91,12 @@ func Progress(p *tenonv1.Progress) string {
 	return strings.Join(parts, ", ")
 }
 
-// Outcome says in a line or two what an operation that succeeded brought.
+// Outcome says in a line or two what an operation brought: one that succeeded, or
+// a move of disks that came out in more than one way.
 func Outcome(op *tenonv1.Operation) string {
+	if m := op.GetDiskMove(); m != nil {
+		return diskMove(m)
+	}
 	if op.GetState() != tenonv1.OperationState_OPERATION_STATE_SUCCEEDED {
 		return ""
 	}
@@ -176,4 +180,26 @@ func diskOutcome(d *tenonv1.Disk, done string) string {
 		text += "note: not in the persistent definition: " + oneLine(d.GetConfigNote()) + "\n"
 	}
 	return text
+}
+
+// diskMove says of each disk where it is now, and what became of the volume that
+// is not needed any more.
+func diskMove(m *tenonv1.DiskMove) string {
+	var b strings.Builder
+	for _, d := range m.GetDisks() {
+		name, other := or(d.GetDisk().GetTarget())+" of "+m.GetDomain(), d.GetFrom()
+		if d.GetMoved() {
+			fmt.Fprintf(&b, "disk %s moved from %s to %s (%s)\n", name, Short(d.GetFrom()), Short(d.GetTo()), Size(d.GetCopiedBytes()))
+		} else {
+			other = d.GetTo()
+			fmt.Fprintf(&b, "disk %s stayed on %s: %s\n", name, Short(d.GetFrom()), oneLine(d.GetFailure()))
+		}
+		if t := d.GetTombstone(); t != nil {
+			fmt.Fprintf(&b, "%s is tombstone %s now\n", Short(other), t.GetId())
+		}
+		if d.GetNote() != "" {
+			fmt.Fprintf(&b, "note: %s\n", oneLine(d.GetNote()))
+		}
+	}
+	return b.String()
 }

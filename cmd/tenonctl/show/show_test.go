@@ -190,7 +190,11 @@ func must(text string, err error) string {
 	return text
 }
 
-func TestTextLooksAsPromised(t *testing.T) {
+func TestTextLooksAsPromised(t *testing.T) { looksAsPromised(t, golden) }
+
+// looksAsPromised compares each text with testdata/NAME.golden.
+func looksAsPromised(t *testing.T, golden map[string]func() string) {
+	t.Helper()
 	for name, print := range golden {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("testdata", name+".golden")
