@@ -26,6 +26,8 @@ type observed struct {
 	Complete bool
 	// Mappings are those of each device that answered, by name.
 	Mappings map[string][]primitives.Mapping
+	// Closed says which devices admit nothing new now: no mapping is restored there.
+	Closed map[string]bool
 	// Elsewhere says that an adopted disk's target shows another image now.
 	Elsewhere map[string]bool
 }
@@ -86,7 +88,7 @@ func decideUse(o observed, u journal.Use) (deed, bool) {
 		return deed{What: forget, Use: u}, true
 	}
 	served := slices.ContainsFunc(mappings, func(m primitives.Mapping) bool { return m.Consumer == u.ID && m.Active })
-	if !served {
+	if !served && !u.Dormant && !o.Closed[u.URI.Device] {
 		return deed{What: restore, Use: u}, true
 	}
 	return deed{}, false

@@ -13,6 +13,7 @@ import (
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/hypervisor"
 	"github.com/tenon-storage/tenon/primitives"
+	"github.com/tenon-storage/tenon/primitives/maintenance"
 )
 
 const (
@@ -142,7 +143,26 @@ func (s *Service) observe(ctx context.Context) (observed, error) {
 	for _, u := range all {
 		o.Known[u.ID] = true
 	}
+	if err == nil {
+		o.Closed, err = s.closed()
+	}
 	return o, err
+}
+
+// closed returns the devices whose gate is not open.
+func (s *Service) closed() (map[string]bool, error) {
+	closed := make(map[string]bool)
+	err := s.journal.View(func(tx *journal.Tx) error {
+		for _, name := range s.devices.Names() {
+			door, err := tx.Door(name)
+			if err != nil {
+				return err
+			}
+			closed[name] = door.Gate != maintenance.GateOpen
+		}
+		return nil
+	})
+	return closed, err
 }
 
 // quiet returns the disks' uses that no operation holds now.

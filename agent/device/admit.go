@@ -17,7 +17,8 @@ import (
 // in the transaction that adds or forgets the device.
 type DoorKeeper interface {
 	// Added gives a new device its door.
-	Added(tx *journal.Tx, d journal.Device) error
+	// fenced says that its storage was found fenced.
+	Added(tx *journal.Tx, d journal.Device, fenced bool) error
 	// Removed forgets what is kept of a device's maintenance.
 	Removed(tx *journal.Tx, name string) error
 }
@@ -26,11 +27,11 @@ type DoorKeeper interface {
 // Start; without it they are open from the beginning.
 func (r *Registry) KeepDoors(k DoorKeeper) { r.keeper = k }
 
-func (r *Registry) openDoor(tx *journal.Tx, d journal.Device) error {
+func (r *Registry) openDoor(tx *journal.Tx, d journal.Device, fenced bool) error {
 	if r.keeper == nil {
 		return tx.PutDoor(d.Name, maintenance.Door{Gate: maintenance.GateOpen})
 	}
-	return r.keeper.Added(tx, d)
+	return r.keeper.Added(tx, d, fenced)
 }
 
 func (r *Registry) forget(tx *journal.Tx, name string) error {

@@ -129,6 +129,7 @@ func (r *Registry) dropUnused(ref string) error {
 // memory is what the steps of this package's operations remember.
 type memory struct {
 	Old, New journal.Device
+	Fenced   bool // the storage was found closed for service
 }
 
 func (r *Registry) addKind() operation.Kind[AddArgs, memory] {
@@ -147,7 +148,7 @@ func (r *Registry) addKind() operation.Kind[AddArgs, memory] {
 		Steps: []operation.Step[AddArgs, memory]{{
 			Name: "validate",
 			Do: func(ctx context.Context, o *run) (err error) {
-				o.Memory.New, err = r.try(ctx, journal.Device{
+				o.Memory.New, o.Memory.Fenced, err = r.try(ctx, journal.Device{
 					Name: o.Args.Name, Driver: o.Args.Driver, Props: o.Args.Props, SecretsRef: o.Args.SecretsRef,
 					Added: time.Now().UTC(),
 				}, nil)
@@ -158,7 +159,7 @@ func (r *Registry) addKind() operation.Kind[AddArgs, memory] {
 			Name: "persist",
 			Do: func(_ context.Context, o *run) error {
 				err := r.journal.Update(func(tx *journal.Tx) error {
-					return errors.Join(tx.PutDevice(o.Memory.New), r.openDoor(tx, o.Memory.New))
+					return errors.Join(tx.PutDevice(o.Memory.New), r.openDoor(tx, o.Memory.New, o.Memory.Fenced))
 				})
 				if err == nil {
 					r.insert(o.Memory.New)
@@ -190,15 +191,15 @@ func (r *Registry) result(name string) Status {
 }
 
 // try validates a device and opens it once, and returns it as it is to be
-// persisted. old is the device as it was; nil for a new one.
-func (r *Registry) try(ctx context.Context, d journal.Device, change *primitives.Change) (journal.Device, error) {
+// persisted, and whether its storage is fenced. A nil change: a new device.
+func (r *Registry) try(ctx context.Context, d journal.Device, change *primitives.Change) (_ journal.Device, fenced bool, err error) {
 	driver, err := r.drivers.Get(d.Driver)
 	if err != nil {
-		return d, err
+		return d, false, err
 	}
 	secrets, err := r.vault.get(d.SecretsRef)
 	if err != nil {
-		return d, err
+		return d, false, err
 	}
 	if change == nil {
 		change = &primitives.Change{Scope: primitives.ScopeDevice, Subject: primitives.URI{Device: d.Name}, New: d.Props}
@@ -208,15 +209,15 @@ func (r *Registry) try(ctx context.Context, d journal.Device, change *primitives
 	defer cancel()
 	v, err := storage.Validate(ctx, driver, *change)
 	if err != nil {
-		return d, err
+		return d, false, err
 	}
 	d.Props = v.Props
 	o, err := r.open(ctx, d)
 	if err != nil {
-		return d, err
+		return d, false, err
 	}
 	d.Backend = o.description.Backend
-	return d, errors.Join(r.alone(d), o.device.Close())
+	return d, o.description.Fenced, errors.Join(r.alone(d), o.device.Close())
 }
 
 // alone refuses a second device over one store: uses are recorded by URI, and
@@ -312,7 +313,7 @@ func (r *Registry) updateKind() operation.Kind[UpdateArgs, memory] {
 				if o.Args.SecretsRef != "" || o.Args.NoSecrets {
 					next.SecretsRef = o.Args.SecretsRef
 				}
-				o.Memory.New, err = r.try(ctx, next, &change)
+				o.Memory.New, _, err = r.try(ctx, next, &change)
 				return err
 			},
 			Undo: func(_ context.Context, o *run) error {

@@ -18,7 +18,6 @@ import (
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/internal/durable"
 	"github.com/tenon-storage/tenon/primitives"
-	"github.com/tenon-storage/tenon/primitives/maintenance"
 	"github.com/tenon-storage/tenon/storage"
 )
 
@@ -111,12 +110,6 @@ func (r *Registry) load() error {
 		for _, d := range devices {
 			keep[d.SecretsRef] = true
 			r.entries[d.Name] = newEntry(d)
-			door, err := tx.Door(d.Name)
-			if err != nil {
-				return err
-			}
-			// A fenced device is not opened at the start either.
-			r.entries[d.Name].shut = door.Gate == maintenance.GateFenced
 		}
 		operations, err := tx.Operations()
 		for _, o := range operations {

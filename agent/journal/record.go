@@ -38,6 +38,9 @@ type Use struct {
 	Admitted  time.Time
 	Stamp     maintenance.Stamp // the device's maintenance stamp at admission; zero where no order was ever seen
 	Grant     string            // the grant that let it through a closed gate; empty: the gate was open
+	// Dormant says that the disk's domain is off and that its mappings were released
+	// for a maintenance: the record stands, but nothing of the device is held.
+	Dormant bool
 }
 
 // UseKind is what uses a device.
