@@ -9,31 +9,36 @@ import "time"
 // durable. The uses are not in it: the caller's journal has them, and gives them
 // with the events that need them.
 type Host struct {
-	Device     string             `json:"device"` // as orders name it
-	ID         string             `json:"id"`     // of the host
-	Boot       string             `json:"boot"`
-	AgentStart string             `json:"agent_start"`
-	Seq        uint64             `json:"seq"`   // of the newest report
-	Order      Order              `json:"order"` // the newest that was accepted
-	Phase      HostPhase          `json:"phase"`
-	Gate       Gate               `json:"gate"`
-	Fence      FenceState         `json:"fence"`
-	Outcomes   map[string]Outcome `json:"outcomes,omitempty"` // by use id
-	Waiting    int                `json:"waiting,omitempty"`  // how many outcomes keep the device from being drained
-	Foreign    []Foreign          `json:"foreign,omitempty"`
-	Owed       []Restore          `json:"owed,omitempty"` // to be done once the device is back
-	Failure    string             `json:"failure,omitempty"`
-	Drain      time.Duration      `json:"drain,omitempty"`   // what is left of it
-	Overdue    bool               `json:"overdue,omitempty"` // the drain deadline passed
-	Quiet      time.Duration      `json:"quiet,omitempty"`   // since the last look or attempt to fence
-	Lapsed     bool               `json:"lapsed,omitempty"`
-	Lease      Lease              `json:"lease,omitzero"`
+	Device     string        `json:"device"` // as orders name it
+	ID         string        `json:"id"`     // of the host
+	Boot       string        `json:"boot"`
+	AgentStart string        `json:"agent_start"`
+	Seq        uint64        `json:"seq"`   // of the newest report
+	Order      Order         `json:"order"` // the newest that was accepted
+	Phase      HostPhase     `json:"phase"`
+	Gate       Gate          `json:"gate"`
+	Fence      FenceState    `json:"fence"`
+	Outcomes   []Outcome     `json:"outcomes,omitempty"` // by use id; of the uses that were told of a maintenance
+	Waiting    int           `json:"waiting,omitempty"`  // how many outcomes keep the device from being drained
+	Foreign    []Foreign     `json:"foreign,omitempty"`
+	Owed       []Restore     `json:"owed,omitempty"` // to be done once the device is back
+	Failure    string        `json:"failure,omitempty"`
+	Doubt      bool          `json:"doubt,omitempty"`   // the device must be verified before it opens
+	Blank      bool          `json:"blank,omitempty"`   // and nothing is known of what it was
+	Looks      uint64        `json:"looks,omitempty"`   // serial of the newest Look
+	Looking    bool          `json:"looking,omitempty"` // it is not answered yet
+	Drain      time.Duration `json:"drain,omitempty"`   // what is left of it
+	Overdue    bool          `json:"overdue,omitempty"` // the drain deadline passed
+	Quiet      time.Duration `json:"quiet,omitempty"`   // since the last look or attempt to fence
+	Lapsed     bool          `json:"lapsed,omitempty"`
+	Lease      Lease         `json:"lease,omitzero"`
 
 	flaw flaw
 }
 
 // Outcome is how far one use has come.
 type Outcome struct {
+	ID       string        `json:"id"`
 	State    UseState      `json:"state"`
 	Kind     string        `json:"kind,omitempty"`
 	Subject  string        `json:"subject,omitempty"`
@@ -41,11 +46,13 @@ type Outcome struct {
 	Disk     string        `json:"disk,omitempty"`
 	Owner    string        `json:"owner,omitempty"`
 	Policy   Policy        `json:"policy,omitempty"`
-	Index    int           `json:"index,omitempty"`  // the step of the policy
-	Acting   bool          `json:"acting,omitempty"` // that step is being carried out
-	Cut      string        `json:"cut,omitempty"`    // the permission by which it is cut off
-	Residue  bool          `json:"residue,omitempty"`
-	Waits    bool          `json:"waits,omitempty"` // counted in Host.Waiting
+	Index    int           `json:"index,omitempty"` // the step of the policy
+	Step     PolicyStep    `json:"step,omitzero"`
+	Acting   bool          `json:"acting,omitempty"`  // that step is being carried out
+	Taken    bool          `json:"taken,omitempty"`   // back: that step is being cancelled
+	Cut      string        `json:"cut,omitempty"`     // the permission by which it is cut off
+	Residue  bool          `json:"residue,omitempty"` // it was released, but its data is not known to be elsewhere
+	Waits    bool          `json:"waits,omitempty"`   // counted in Host.Waiting
 	Percent  float64       `json:"percent,omitempty"`
 	ETA      time.Duration `json:"eta,omitempty"`
 	Silent   time.Duration `json:"silent,omitempty"`

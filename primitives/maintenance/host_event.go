@@ -34,7 +34,8 @@ type UsesSeen struct{ Uses []Use }
 // uses from the transaction in which the event is stepped. A holder that belongs
 // to a recorded use is no foreigner.
 type Looked struct {
-	Stamp   Stamp // of the Look
+	Stamp   Stamp  // of the Look
+	Serial  uint64 // of the Look
 	Uses    []Use
 	Foreign []Foreign
 	Failure string // why nobody could look; it counts as found open
@@ -56,8 +57,8 @@ const (
 // or by somebody else than the owner does not count.
 type Answered struct {
 	Use      string
-	By       string
-	Stamp    Stamp // of the notice that is answered; the rank does not matter
+	By       string // the client; empty: the host itself, whose word always counts
+	Stamp    Stamp  // of the notice that is answered; the rank does not matter
 	Boot     string
 	Answer   Answer
 	How      How
@@ -100,6 +101,7 @@ type Unfenced struct{ Stamp Stamp }
 // Verified answers a Verify: the device is what it was, is not fenced, and works.
 type Verified struct {
 	Stamp    Stamp
+	Uses     []Use // from the same transaction
 	OK       bool
 	Evidence string
 	Failure  string
@@ -164,7 +166,10 @@ type CutOff struct {
 }
 
 // Look asks who has the device open. Looked answers.
-type Look struct{ Stamp Stamp }
+type Look struct {
+	Stamp  Stamp
+	Serial uint64
+}
 
 // RaiseFence asks to fence and verify it, again if it stands already. Fenced answers.
 type RaiseFence struct {
@@ -181,8 +186,10 @@ type Verify struct {
 
 // Restore asks to undo for a use what maintenance did to it. Settled answers.
 type Restore struct {
-	Use     string
-	How     How // Stopped: start the domain, unless somebody else stopped it since; Moved: bring the disk home
+	Use string
+	// How it became ready. Stopped: start the domain, unless somebody else stopped
+	// it since; Paused: let it run, unless somebody else paused it; Moved: bring the disk home.
+	How     How
 	Subject string
 	Domain  string
 	Disk    string

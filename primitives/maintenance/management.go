@@ -16,7 +16,6 @@ type Management struct {
 	Members   []Member   `json:"members,omitempty"` // the roster, by host id
 	Overrides []Override `json:"overrides,omitempty"`
 	Grants    []Grant    `json:"grants,omitempty"`
-	Overdue   bool       `json:"overdue,omitempty"` // a drain deadline passed under OnDeadlineHold
 	// Alternatives are devices to use instead; the caller sets them.
 	Alternatives []string `json:"alternatives,omitempty"`
 	// Lease and Skew are the partition policy: a host unheard of for both fenced the
@@ -24,7 +23,13 @@ type Management struct {
 	Lease time.Duration `json:"lease,omitempty"`
 	Skew  time.Duration `json:"skew,omitempty"`
 
-	flaw flaw
+	resend time.Duration // since orders were repeated
+	flaw   flaw
+}
+
+// NewManagement returns a device in service, with no host on its roster.
+func NewManagement(device string, term uint64) *Management {
+	return &Management{Device: device, Term: max(term, 1), Epoch: 1, Rank: RankGate}
 }
 
 // Planned is an intent with what is left of its times.
@@ -58,8 +63,11 @@ type Ack struct {
 	Phase   HostPhase
 	Seen    Stamp // zero: nothing was heard at this epoch
 	Digest  string
-	Objects bool // an objection, or a silence, that nobody overruled
+	Objects bool // an objection that nobody overruled
+	Lost    bool // a silent use that nobody overruled
+	Foreign bool
 	Ready   bool // every use is ready or overruled
+	Lapsed  bool
 	Uses    int
 }
 
@@ -70,16 +78,3 @@ type Blocker struct {
 	Name   string // the use's subject, the foreign user's name
 	Reason string
 }
-
-// Step takes an event. A refusal is an [*Error], and nothing changed. Else the
-// caller makes m durable, with the Audit lines among the actions, and then sends.
-func (m *Management) Step(e ManagementEvent) ([]ManagementAction, error) { return nil, nil }
-
-// Stamp is what orders carry now.
-func (m *Management) Stamp() Stamp { return Stamp{Term: m.Term, Epoch: m.Epoch, Rank: m.Rank} }
-
-// OrderFor returns what host must do now.
-func (m *Management) OrderFor(host string) Order { return Order{} }
-
-// Blockers names who keeps the device from the next phase.
-func (m *Management) Blockers() []Blocker { return nil }
