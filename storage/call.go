@@ -20,6 +20,7 @@ type call struct {
 	op    primitives.Op
 	scope primitives.Scope // of the properties that op may carry, besides ScopeOp
 	keys  []keylock.Key    // locks; none for calls that only look
+	alone bool             // waits until no call holds anything and keeps others out
 	long  bool             // moves bytes: bounded by its progress, not in time
 	held  bool             // the result goes on holding the lease
 	// args are the arguments by which a repeat of the same request id is known;
@@ -130,17 +131,14 @@ type answer[T any] struct {
 
 // start takes the locks and runs the driver's method in a goroutine of its own.
 func start[T any](ctx context.Context, d *Device, c call, op primitives.Op, f *flight, run func(context.Context, primitives.Op) (T, error), late func(T) error) (v T, _ *lease, err error) {
-	l := &lease{unlock: func() {}, flight: f}
+	l := &lease{flight: f}
 	if f != nil && f.place != nil {
 		l.flight = nil // answered before, and asked again
 	}
-	if len(c.keys) > 0 {
-		r := Running{Op: c.name, URI: c.uri, ID: c.op.ID, Since: time.Now()}
-		if l.unlock, err = d.locks.lock(ctx, d.options.LockWait, r, c.keys); err != nil {
-			l.unlock = func() {}
-			l.end(d, nil, err)
-			return v, nil, err
-		}
+	if l.unlock, err = d.lock(ctx, c); err != nil {
+		l.unlock = func() {}
+		l.end(d, nil, err)
+		return v, nil, err
 	}
 	d.bound(ctx, l, c.long)
 	op.Report = l.reporting(op.Report)
@@ -163,6 +161,23 @@ func start[T any](ctx context.Context, d *Device, c call, op primitives.Op, f *f
 	case <-l.ctx.Done():
 	}
 	return lastWord(d, l, done, late)
+}
+
+// lock takes what c needs. What needs the whole device waits as long as a call
+// may take, because the others are let finish.
+func (d *Device) lock(ctx context.Context, c call) (unlock func(), err error) {
+	r := Running{Op: c.name, URI: c.uri, ID: c.op.ID, Since: time.Now()}
+	switch {
+	case c.alone:
+		wait := d.options.CallTimeout
+		if until, bounded := ctx.Deadline(); bounded {
+			wait = time.Until(until)
+		}
+		return d.locks.lockAll(ctx, wait, r)
+	case len(c.keys) > 0:
+		return d.locks.lock(ctx, d.options.LockWait, r, c.keys)
+	}
+	return func() {}, nil
 }
 
 // grace is how long a call whose context ended may still take to say how it

@@ -29,6 +29,9 @@ func (d *Device) wrapFacets(inner primitives.Facets) primitives.Facets {
 	if inner.Import != nil {
 		f.Import = importer{d, inner.Import}
 	}
+	if inner.Fence != nil {
+		f.Fence = fencer{d, inner.Fence}
+	}
 	return f
 }
 

@@ -86,7 +86,7 @@ func (b backend) Facets() primitives.Facets {
 
 // request opens store "one" as device dev.
 func request(props primitives.Props) primitives.OpenRequest {
-	all := primitives.Props{"store": "one", "facets": "snapshots,resize,delta"}
+	all := primitives.Props{"store": "one", "facets": "snapshots,resize,delta,fence"}
 	for k, v := range props {
 		all[k] = v
 	}

@@ -88,8 +88,10 @@ func (r Running) blocker() primitives.Blocker {
 type locks struct {
 	set keylock.Set
 
-	mu      sync.Mutex // guards holders
+	mu      sync.Mutex // guards everything below
 	holders map[*Running][]keylock.Key
+	alone   *Running      // who has the whole device; nobody holds anything meanwhile
+	freed   chan struct{} // closed when something is let go; nil while nobody waits for that
 }
 
 var errLockWait = errors.New("the lock was not free in time")
@@ -101,18 +103,96 @@ func (l *locks) lock(ctx context.Context, wait time.Duration, r Running, keys []
 	if err != nil {
 		return nil, err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.holders == nil {
-		l.holders = make(map[*Running][]keylock.Key)
+	if err := l.enter(ctx, wait, &r, keys); err != nil {
+		release()
+		return nil, err
 	}
-	l.holders[&r] = keys
 	return sync.OnceFunc(func() {
 		l.mu.Lock()
 		delete(l.holders, &r)
+		l.letGo()
 		l.mu.Unlock()
 		release()
 	}), nil
+}
+
+// enter makes r a holder once nobody has the device alone.
+func (l *locks) enter(ctx context.Context, wait time.Duration, r *Running, keys []keylock.Key) error {
+	return l.await(ctx, wait, func() []primitives.Blocker {
+		if l.alone != nil {
+			return []primitives.Blocker{l.alone.blocker()}
+		}
+		if l.holders == nil {
+			l.holders = make(map[*Running][]keylock.Key)
+		}
+		l.holders[r] = keys
+		return nil
+	})
+}
+
+// lockAll waits until no call holds anything, then keeps all others out. While
+// it waits it is in nobody's way: a copy that reads and has yet to open its
+// writer would otherwise wait for who waits for it.
+func (l *locks) lockAll(ctx context.Context, wait time.Duration, r Running) (unlock func(), err error) {
+	err = l.await(ctx, wait, func() []primitives.Blocker {
+		if l.alone != nil {
+			return []primitives.Blocker{l.alone.blocker()}
+		}
+		if len(l.holders) > 0 {
+			return l.named(func([]keylock.Key) bool { return true })
+		}
+		l.alone = &r
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.alone = nil
+		l.letGo()
+	}), nil
+}
+
+// await asks try, which runs under mu and names who is in the way, again and
+// again until nobody is, or the time is over.
+func (l *locks) await(ctx context.Context, wait time.Duration, try func() []primitives.Blocker) error {
+	waiting, cancel := context.WithTimeoutCause(ctx, wait, errLockWait)
+	defer cancel()
+	for {
+		l.mu.Lock()
+		by := try()
+		if len(by) > 0 && l.freed == nil {
+			l.freed = make(chan struct{})
+		}
+		freed := l.freed
+		l.mu.Unlock()
+		if len(by) == 0 {
+			return nil
+		}
+		select {
+		case <-freed:
+		case <-waiting.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return ended(ctx)
+			}
+			return errHeld(by)
+		}
+	}
+}
+
+// letGo wakes those who wait. mu is held.
+func (l *locks) letGo() {
+	if l.freed != nil {
+		close(l.freed)
+		l.freed = nil
+	}
+}
+
+func errHeld(by []primitives.Blocker) error {
+	return primitives.Errorf(primitives.CodeConflict, "another call holds it").By(by...).
+		Trying("Repeat the request once that has ended")
 }
 
 // acquire waits for the keys. On a busy host the time can be over before a free
@@ -130,8 +210,7 @@ func (l *locks) acquire(ctx context.Context, wait time.Duration, keys []keylock.
 		case errors.Is(ctx.Err(), context.Canceled):
 			return nil, ended(ctx)
 		case ctx.Err() != nil || len(by) > 0:
-			return nil, primitives.Errorf(primitives.CodeConflict, "another call holds it").By(by...).
-				Trying("Repeat the request once that has ended")
+			return nil, errHeld(by)
 		}
 	}
 }
@@ -140,9 +219,16 @@ func (l *locks) acquire(ctx context.Context, wait time.Duration, keys []keylock.
 func (l *locks) holding(keys []keylock.Key) []primitives.Blocker {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.named(func(held []keylock.Key) bool {
+		return slices.ContainsFunc(held, func(h keylock.Key) bool { return excludes(h, keys) })
+	})
+}
+
+// named lists the holders that choose takes, by name. mu is held.
+func (l *locks) named(choose func(held []keylock.Key) bool) []primitives.Blocker {
 	var by []primitives.Blocker
 	for r, held := range l.holders {
-		if slices.ContainsFunc(held, func(h keylock.Key) bool { return excludes(h, keys) }) {
+		if choose(held) {
 			by = append(by, r.blocker())
 		}
 	}
@@ -164,7 +250,10 @@ func excludes(held keylock.Key, keys []keylock.Key) bool {
 func (l *locks) running() []Running {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := make([]Running, 0, len(l.holders))
+	out := make([]Running, 0, len(l.holders)+1)
+	if l.alone != nil {
+		out = append(out, *l.alone)
+	}
 	for r := range l.holders {
 		out = append(out, *r)
 	}

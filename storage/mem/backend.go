@@ -23,6 +23,8 @@ type backend struct {
 	// it is no request's context.
 	life context.Context
 	end  context.CancelCauseFunc
+
+	readers int // open ones; the store's lock guards it
 }
 
 var _ primitives.Backend = (*backend)(nil)
@@ -55,6 +57,10 @@ func call[T any](ctx context.Context, b *backend, op string, run func() (T, erro
 	if b.isGone() {
 		b.s.mu.Unlock()
 		return zero, errGone()
+	}
+	if b.s.fenced && !passesFence[op] {
+		b.s.mu.Unlock()
+		return zero, errFenced()
 	}
 	got, err := run()
 	b.s.mu.Unlock()
@@ -112,6 +118,7 @@ func (b *backend) Describe(ctx context.Context) (primitives.Description, error) 
 			Total:      -1, Free: -1,
 			Granule:   b.cfg.granule,
 			MaxVolume: maxVolume,
+			Fenced:    b.s.fenced,
 			AtTime:    time.Now(),
 		}
 		if b.cfg.capacity > 0 {
@@ -134,6 +141,9 @@ func (b *backend) Facets() primitives.Facets {
 	}
 	if b.cfg.has("map") {
 		f.Map = mapper{b}
+	}
+	if b.cfg.has("fence") {
+		f.Fence = fencer{b}
 	}
 	return f
 }
@@ -199,6 +209,7 @@ func (b *backend) Read(ctx context.Context, u primitives.URI, op primitives.Op) 
 		if err := o.atGeneration(op.IfGen, u); err != nil {
 			return nil, err
 		}
+		b.readers++
 		return &reader{b: b, c: o.c.fork()}, nil
 	})
 }
@@ -249,5 +260,6 @@ func (r *reader) Close() error {
 	r.b.s.mu.Lock()
 	defer r.b.s.mu.Unlock()
 	r.b.s.space.release(r.c)
+	r.b.readers--
 	return nil
 }

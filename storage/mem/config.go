@@ -27,7 +27,7 @@ type config struct {
 	facets    []string
 }
 
-var facetNames = []string{"snapshots", "resize", "delta", "map"}
+var facetNames = []string{"snapshots", "resize", "delta", "map", "fence"}
 
 func schema() primitives.Schema {
 	device := primitives.ScopeDevice

@@ -230,11 +230,17 @@ func (f mapper) hungUp(ctx context.Context, id primitives.MappingID) {
 	}
 }
 
-func (m *mapping) heldOpen() error {
+// connected is how many clients the mapping's sockets have.
+func (m *mapping) connected() int {
 	n := m.srv.connections()
 	if m.before != nil {
 		n += m.before.srv.connections()
 	}
+	return n
+}
+
+func (m *mapping) heldOpen() error {
+	n := m.connected()
 	if n == 0 {
 		return nil
 	}

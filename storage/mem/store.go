@@ -37,6 +37,7 @@ type store struct {
 	token      []byte
 	health     primitives.Health
 	healthNote string
+	fenced     bool
 }
 
 // object is one incarnation of a volume or snapshot.

@@ -85,6 +85,7 @@ type bent struct {
 	resize    func(ctx context.Context, u primitives.URI, size int64, op primitives.Op) (primitives.Object, error)
 	extents   func(ctx context.Context, r primitives.DeltaRequest) iter.Seq2[primitives.Extent, error]
 	maps      *bentMapper
+	fencer    *bentFencer
 }
 
 // straight returns b with nothing bent yet.
@@ -106,6 +107,9 @@ func straight(b primitives.Backend) *bent {
 	if f.Map != nil {
 		w.maps = &bentMapper{f.Map.Map, f.Map.Activate, f.Map.Deactivate, f.Map.Unmap, f.Map.Mappings}
 	}
+	if f.Fence != nil {
+		w.fencer = &bentFencer{f.Fence.Holders, f.Fence.Fence, f.Fence.Unfence}
+	}
 	return w
 }
 
@@ -126,6 +130,9 @@ func (b *bent) Facets() primitives.Facets {
 	}
 	if f.Map != nil {
 		f.Map = b.maps
+	}
+	if f.Fence != nil {
+		f.Fence = b.fencer
 	}
 	return f
 }

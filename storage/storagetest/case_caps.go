@@ -24,7 +24,7 @@ func capsAgreeWithFacets(c *C) {
 	first := c.p.offers
 	for range 2 {
 		f := b.Facets()
-		c.same(offers{f.Snapshots != nil, f.Resize != nil, f.Delta != nil, f.Map != nil, f.Import != nil} == first, true, "what the facets offer")
+		c.same(offers{f.Snapshots != nil, f.Resize != nil, f.Delta != nil, f.Map != nil, f.Import != nil, f.Fence != nil} == first, true, "what the facets offer")
 		b = c.crashAndReopen()
 	}
 	d := c.describe(b)

@@ -12,7 +12,7 @@ import (
 
 // Mutants are drivers with one bug each, all of which were seen in the field or
 // are one slip away. A suite that does not catch each of them is not worth much.
-// The driver that is bent must offer snapshots, resize, delta and map.
+// The driver that is bent must offer snapshots, resize, delta, map and fence.
 func Mutants() []Mutant {
 	var all []Mutant
 	for _, topic := range []struct {
@@ -26,6 +26,7 @@ func Mutants() []Mutant {
 		{cloneMutants, slices.Concat(cloneChecks, copyChecks)},
 		{snapshotMutants, slices.Concat(snapshotChecks, liveChecks, resizeChecks, readChecks)},
 		{deltaMutants, deltaChecks},
+		{fenceMutants, fenceChecks},
 		{mapMutants, slices.Concat(resizeChecks, mapChecks)},
 		{lifeMutants, slices.Concat(errorChecks, createChecks, propChecks)},
 	} {

@@ -15,6 +15,7 @@ import (
 
 // check is one promise of the contract.
 type check struct {
+	topic  string // of checks with numbers of their own; empty: the list of cases
 	cases  []int  // numbers in the list of cases, see NotHere for the missing ones
 	name   string // the promise
 	needs  []need
@@ -27,7 +28,7 @@ type check struct {
 func (k check) String() string {
 	numbers := make([]string, len(k.cases))
 	for i, n := range k.cases {
-		numbers[i] = fmt.Sprintf("%03d", n)
+		numbers[i] = fmt.Sprintf("%s%03d", k.topic, n)
 	}
 	return strings.Join(numbers, "+") + " " + k.name
 }
@@ -36,7 +37,7 @@ func (k check) String() string {
 func checks() []check {
 	return slices.Concat(listChecks, createChecks, readChecks, cloneChecks, copyChecks, delinkChecks,
 		snapshotChecks, liveChecks, resizeChecks, deltaChecks, mapChecks, guestChecks, importChecks,
-		capChecks, propChecks, errorChecks, randomChecks)
+		fenceChecks, capChecks, propChecks, errorChecks, randomChecks)
 }
 
 // Run runs every check against the driver that h gives access to, as subtests
@@ -93,7 +94,7 @@ type profile struct {
 	mapping primitives.Mapping // of the volume; zero without a Mapper
 }
 
-type offers struct{ snapshots, resize, delta, mapper, importer bool }
+type offers struct{ snapshots, resize, delta, mapper, importer, fence bool }
 
 // examine learns the profile. It fails t where not even that works.
 func examine(t testing.TB, h Harness, v Variant) profile {
@@ -102,7 +103,7 @@ func examine(t testing.TB, h Harness, v Variant) profile {
 	b := c.open()
 	f := b.Facets()
 	p := profile{store: c.store, desc: c.describe(b)}
-	p.offers = offers{f.Snapshots != nil, f.Resize != nil, f.Delta != nil, f.Map != nil, f.Import != nil}
+	p.offers = offers{f.Snapshots != nil, f.Resize != nil, f.Delta != nil, f.Map != nil, f.Import != nil, f.Fence != nil}
 	p.size = roundUp(1<<20, max(p.desc.Granule, 1))
 	c.p = p
 	u := c.create(b, "examined", c.blank()).URI
