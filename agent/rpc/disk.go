@@ -6,6 +6,7 @@ import (
 	"context"
 
 	"github.com/tenon-storage/tenon/agent/attach"
+	"github.com/tenon-storage/tenon/agent/move"
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
 )
 
@@ -72,4 +73,42 @@ func (s *disks) ResizeDisk(ctx context.Context, r *tenonv1.ResizeDiskRequest) (*
 		Domain: r.GetDomain(), Disk: attach.DiskName(r.GetDisk()), Size: r.GetSizeBytes(),
 	})
 	return &tenonv1.ResizeDiskResponse{Operation: op}, err
+}
+
+// MoveDisk takes disks to other volumes.
+func (s *disks) MoveDisk(ctx context.Context, r *tenonv1.MoveDiskRequest) (*tenonv1.MoveDiskResponse, error) {
+	to, err := uriFrom("to", r.GetTo())
+	if err != nil {
+		return nil, err
+	}
+	keep, err := durationFrom("keep", r.GetKeep())
+	if err != nil {
+		return nil, err
+	}
+	args := move.Args{Domain: r.GetDomain(), Disk: attach.DiskName(r.GetDisk()), To: to, Bandwidth: r.GetBandwidthBytes(), Keep: keep}
+	for _, d := range r.GetAlso() {
+		to, err := uriFrom("also.to", d.GetTo())
+		if err != nil {
+			return nil, err
+		}
+		args.Also = append(args.Also, move.Pair{Disk: attach.DiskName(d.GetDisk()), To: to})
+	}
+	op, err := s.start(ctx, move.KindMove, r.GetRequestId(), args)
+	return &tenonv1.MoveDiskResponse{Operation: op}, err
+}
+
+// diskMoveOf returns what became of moved disks as the API tells it.
+func diskMoveOf(r move.Result) *tenonv1.DiskMove {
+	out := &tenonv1.DiskMove{Domain: r.Domain}
+	for _, m := range r.Disks {
+		one := &tenonv1.MovedDisk{
+			Disk: diskOf(m.Disk), From: shownURI(m.From), To: shownURI(m.To), Moved: m.Moved, CopiedBytes: m.Bytes,
+			Note: m.Note, Failure: m.Failure,
+		}
+		if m.Tombstone != nil {
+			one.Tombstone = tombstoneOf(*m.Tombstone, nil)
+		}
+		out.Disks = append(out.Disks, one)
+	}
+	return out
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tenon-storage/tenon/agent/attach"
 	"github.com/tenon-storage/tenon/agent/device"
+	"github.com/tenon-storage/tenon/agent/move"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/agent/snapshot"
 	"github.com/tenon-storage/tenon/agent/transfer"
@@ -151,7 +152,7 @@ func operationOf(op operation.Operation) (*tenonv1.Operation, error) {
 		CreateTime: at(op.Created), FinishTime: at(op.Finished), CancelAsked: op.CancelAsked,
 		Failure: failureOf(op.Failure),
 	}
-	if op.State == operation.Succeeded && len(op.Result) > 0 && string(op.Result) != "null" {
+	if op.State.Finished() && len(op.Result) > 0 && string(op.Result) != "null" {
 		if err := setResult(out, op.Result); err != nil {
 			return nil, fmt.Errorf("result of operation %s: %w", op.ID, err)
 		}
@@ -191,6 +192,9 @@ var results = map[string]func(*tenonv1.Operation, json.RawMessage) error{
 	device.KindUpdate: asDevice,
 	attach.KindAttach: asDisk,
 	attach.KindResize: asDisk,
+	move.KindMove: as(func(out *tenonv1.Operation, r move.Result) {
+		out.Result = &tenonv1.Operation_DiskMove{DiskMove: diskMoveOf(r)}
+	}),
 }
 
 // as reads a result of type R.

@@ -360,11 +360,176 @@ func (x *Disk) GetConfigNote() string {
 	return ""
 }
 
+// DiskMove is what became of disks that were to move to other volumes.
+type DiskMove struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The domain's name.
+	Domain string `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
+	// The disks, in the order in which they were asked for.
+	Disks         []*MovedDisk `protobuf:"bytes,2,rep,name=disks,proto3" json:"disks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskMove) Reset() {
+	*x = DiskMove{}
+	mi := &file_tenon_v1_disk_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskMove) ProtoMessage() {}
+
+func (x *DiskMove) ProtoReflect() protoreflect.Message {
+	mi := &file_tenon_v1_disk_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskMove.ProtoReflect.Descriptor instead.
+func (*DiskMove) Descriptor() ([]byte, []int) {
+	return file_tenon_v1_disk_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DiskMove) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *DiskMove) GetDisks() []*MovedDisk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+// MovedDisk is what became of one disk that was to move.
+type MovedDisk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The disk, as it is shown now.
+	Disk *Disk `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	// The volume that it was on.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// The volume that it was to go to.
+	To string `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// Whether it is there.
+	Moved bool `protobuf:"varint,4,opt,name=moved,proto3" json:"moved,omitempty"`
+	// The bytes that the copy had at its end.
+	CopiedBytes int64 `protobuf:"varint,5,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
+	// What became of the volume that is not needed any more: the source or, where the
+	// disk stayed, the copy. Absent: it is still a volume, and note says why.
+	Tombstone *Tombstone `protobuf:"bytes,6,opt,name=tombstone,proto3" json:"tombstone,omitempty"`
+	// What is left to do by hand; empty: nothing.
+	Note string `protobuf:"bytes,7,opt,name=note,proto3" json:"note,omitempty"`
+	// Why the disk stayed where it was; empty: it moved.
+	Failure       string `protobuf:"bytes,8,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MovedDisk) Reset() {
+	*x = MovedDisk{}
+	mi := &file_tenon_v1_disk_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MovedDisk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MovedDisk) ProtoMessage() {}
+
+func (x *MovedDisk) ProtoReflect() protoreflect.Message {
+	mi := &file_tenon_v1_disk_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MovedDisk.ProtoReflect.Descriptor instead.
+func (*MovedDisk) Descriptor() ([]byte, []int) {
+	return file_tenon_v1_disk_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *MovedDisk) GetDisk() *Disk {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+func (x *MovedDisk) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *MovedDisk) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MovedDisk) GetMoved() bool {
+	if x != nil {
+		return x.Moved
+	}
+	return false
+}
+
+func (x *MovedDisk) GetCopiedBytes() int64 {
+	if x != nil {
+		return x.CopiedBytes
+	}
+	return 0
+}
+
+func (x *MovedDisk) GetTombstone() *Tombstone {
+	if x != nil {
+		return x.Tombstone
+	}
+	return nil
+}
+
+func (x *MovedDisk) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *MovedDisk) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
 var File_tenon_v1_disk_proto protoreflect.FileDescriptor
 
 const file_tenon_v1_disk_proto_rawDesc = "" +
 	"\n" +
-	"\x13tenon/v1/disk.proto\x12\btenon.v1\"\xd3\x01\n" +
+	"\x13tenon/v1/disk.proto\x12\btenon.v1\x1a\x15tenon/v1/volume.proto\"\xd3\x01\n" +
 	"\n" +
 	"DiskSource\x12\x12\n" +
 	"\x04form\x18\x01 \x01(\tR\x04form\x12\x12\n" +
@@ -393,7 +558,19 @@ const file_tenon_v1_disk_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x0e \x01(\x03R\tsizeBytes\x12\x1f\n" +
 	"\vconfig_note\x18\x0f \x01(\tR\n" +
-	"configNote*M\n" +
+	"configNote\"M\n" +
+	"\bDiskMove\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\tR\x06domain\x12)\n" +
+	"\x05disks\x18\x02 \x03(\v2\x13.tenon.v1.MovedDiskR\x05disks\"\xed\x01\n" +
+	"\tMovedDisk\x12\"\n" +
+	"\x04disk\x18\x01 \x01(\v2\x0e.tenon.v1.DiskR\x04disk\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12\x14\n" +
+	"\x05moved\x18\x04 \x01(\bR\x05moved\x12!\n" +
+	"\fcopied_bytes\x18\x05 \x01(\x03R\vcopiedBytes\x121\n" +
+	"\ttombstone\x18\x06 \x01(\v2\x13.tenon.v1.TombstoneR\ttombstone\x12\x12\n" +
+	"\x04note\x18\a \x01(\tR\x04note\x12\x18\n" +
+	"\afailure\x18\b \x01(\tR\afailure*M\n" +
 	"\x06Access\x12\x16\n" +
 	"\x12ACCESS_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10ACCESS_READ_ONLY\x10\x01\x12\x15\n" +
@@ -412,20 +589,26 @@ func file_tenon_v1_disk_proto_rawDescGZIP() []byte {
 }
 
 var file_tenon_v1_disk_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tenon_v1_disk_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_tenon_v1_disk_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_tenon_v1_disk_proto_goTypes = []any{
 	(Access)(0),        // 0: tenon.v1.Access
 	(*DiskSource)(nil), // 1: tenon.v1.DiskSource
 	(*Disk)(nil),       // 2: tenon.v1.Disk
+	(*DiskMove)(nil),   // 3: tenon.v1.DiskMove
+	(*MovedDisk)(nil),  // 4: tenon.v1.MovedDisk
+	(*Tombstone)(nil),  // 5: tenon.v1.Tombstone
 }
 var file_tenon_v1_disk_proto_depIdxs = []int32{
 	0, // 0: tenon.v1.Disk.access:type_name -> tenon.v1.Access
 	1, // 1: tenon.v1.Disk.source:type_name -> tenon.v1.DiskSource
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	4, // 2: tenon.v1.DiskMove.disks:type_name -> tenon.v1.MovedDisk
+	2, // 3: tenon.v1.MovedDisk.disk:type_name -> tenon.v1.Disk
+	5, // 4: tenon.v1.MovedDisk.tombstone:type_name -> tenon.v1.Tombstone
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_disk_proto_init() }
@@ -433,13 +616,14 @@ func file_tenon_v1_disk_proto_init() {
 	if File_tenon_v1_disk_proto != nil {
 		return
 	}
+	file_tenon_v1_volume_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenon_v1_disk_proto_rawDesc), len(file_tenon_v1_disk_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

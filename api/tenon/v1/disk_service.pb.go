@@ -509,6 +509,209 @@ func (x *ResizeDiskResponse) GetOperation() *Operation {
 	return nil
 }
 
+// MoveDiskRequest says which disks are to go where.
+type MoveDiskRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of this request; empty: one is made.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The domain's name or id.
+	Domain string `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
+	// The disk: its id, its target such as "vdb", or its volume's URI.
+	Disk string `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"`
+	// The URI of the volume to make, or of a device, where the volume gets the name
+	// that it has.
+	To string `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	// More disks of the domain: all are copied before the first is switched.
+	Also []*DiskDestination `protobuf:"bytes,5,rep,name=also,proto3" json:"also,omitempty"`
+	// Bytes per second and disk at most; 0: no limit.
+	BandwidthBytes int64 `protobuf:"varint,6,opt,name=bandwidth_bytes,json=bandwidthBytes,proto3" json:"bandwidth_bytes,omitempty"`
+	// How long the tombstones of the sources should be kept; absent: seven days.
+	Keep          *durationpb.Duration `protobuf:"bytes,7,opt,name=keep,proto3" json:"keep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveDiskRequest) Reset() {
+	*x = MoveDiskRequest{}
+	mi := &file_tenon_v1_disk_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveDiskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveDiskRequest) ProtoMessage() {}
+
+func (x *MoveDiskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenon_v1_disk_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveDiskRequest.ProtoReflect.Descriptor instead.
+func (*MoveDiskRequest) Descriptor() ([]byte, []int) {
+	return file_tenon_v1_disk_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *MoveDiskRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *MoveDiskRequest) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *MoveDiskRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *MoveDiskRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MoveDiskRequest) GetAlso() []*DiskDestination {
+	if x != nil {
+		return x.Also
+	}
+	return nil
+}
+
+func (x *MoveDiskRequest) GetBandwidthBytes() int64 {
+	if x != nil {
+		return x.BandwidthBytes
+	}
+	return 0
+}
+
+func (x *MoveDiskRequest) GetKeep() *durationpb.Duration {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+// DiskDestination is a disk and the place it is to go to.
+type DiskDestination struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The disk: its id, its target such as "vdb", or its volume's URI.
+	Disk string `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	// The URI of the volume to make, or of a device, where the volume gets the name
+	// that it has.
+	To            string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskDestination) Reset() {
+	*x = DiskDestination{}
+	mi := &file_tenon_v1_disk_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskDestination) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskDestination) ProtoMessage() {}
+
+func (x *DiskDestination) ProtoReflect() protoreflect.Message {
+	mi := &file_tenon_v1_disk_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskDestination.ProtoReflect.Descriptor instead.
+func (*DiskDestination) Descriptor() ([]byte, []int) {
+	return file_tenon_v1_disk_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DiskDestination) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *DiskDestination) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// MoveDiskResponse holds the operation, whose result is a DiskMove.
+type MoveDiskResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveDiskResponse) Reset() {
+	*x = MoveDiskResponse{}
+	mi := &file_tenon_v1_disk_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveDiskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveDiskResponse) ProtoMessage() {}
+
+func (x *MoveDiskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenon_v1_disk_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveDiskResponse.ProtoReflect.Descriptor instead.
+func (*MoveDiskResponse) Descriptor() ([]byte, []int) {
+	return file_tenon_v1_disk_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MoveDiskResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
 var File_tenon_v1_disk_service_proto protoreflect.FileDescriptor
 
 const file_tenon_v1_disk_service_proto_rawDesc = "" +
@@ -547,7 +750,21 @@ const file_tenon_v1_disk_service_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x04 \x01(\x03R\tsizeBytes\"G\n" +
 	"\x12ResizeDiskResponse\x121\n" +
-	"\toperation\x18\x01 \x01(\v2\x13.tenon.v1.OperationR\toperation2\xae\x02\n" +
+	"\toperation\x18\x01 \x01(\v2\x13.tenon.v1.OperationR\toperation\"\xf3\x01\n" +
+	"\x0fMoveDiskRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x16\n" +
+	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x12\n" +
+	"\x04disk\x18\x03 \x01(\tR\x04disk\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to\x12-\n" +
+	"\x04also\x18\x05 \x03(\v2\x19.tenon.v1.DiskDestinationR\x04also\x12'\n" +
+	"\x0fbandwidth_bytes\x18\x06 \x01(\x03R\x0ebandwidthBytes\x12-\n" +
+	"\x04keep\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04keep\"5\n" +
+	"\x0fDiskDestination\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\"E\n" +
+	"\x10MoveDiskResponse\x121\n" +
+	"\toperation\x18\x01 \x01(\v2\x13.tenon.v1.OperationR\toperation2\xf1\x02\n" +
 	"\vDiskService\x12G\n" +
 	"\n" +
 	"AttachDisk\x12\x1b.tenon.v1.AttachDiskRequest\x1a\x1c.tenon.v1.AttachDiskResponse\x12G\n" +
@@ -555,7 +772,8 @@ const file_tenon_v1_disk_service_proto_rawDesc = "" +
 	"DetachDisk\x12\x1b.tenon.v1.DetachDiskRequest\x1a\x1c.tenon.v1.DetachDiskResponse\x12D\n" +
 	"\tListDisks\x12\x1a.tenon.v1.ListDisksRequest\x1a\x1b.tenon.v1.ListDisksResponse\x12G\n" +
 	"\n" +
-	"ResizeDisk\x12\x1b.tenon.v1.ResizeDiskRequest\x1a\x1c.tenon.v1.ResizeDiskResponseB5Z3github.com/tenon-storage/tenon/api/tenon/v1;tenonv1b\x06proto3"
+	"ResizeDisk\x12\x1b.tenon.v1.ResizeDiskRequest\x1a\x1c.tenon.v1.ResizeDiskResponse\x12A\n" +
+	"\bMoveDisk\x12\x19.tenon.v1.MoveDiskRequest\x1a\x1a.tenon.v1.MoveDiskResponseB5Z3github.com/tenon-storage/tenon/api/tenon/v1;tenonv1b\x06proto3"
 
 var (
 	file_tenon_v1_disk_service_proto_rawDescOnce sync.Once
@@ -569,7 +787,7 @@ func file_tenon_v1_disk_service_proto_rawDescGZIP() []byte {
 	return file_tenon_v1_disk_service_proto_rawDescData
 }
 
-var file_tenon_v1_disk_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_tenon_v1_disk_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_tenon_v1_disk_service_proto_goTypes = []any{
 	(*AttachDiskRequest)(nil),   // 0: tenon.v1.AttachDiskRequest
 	(*AttachDiskResponse)(nil),  // 1: tenon.v1.AttachDiskResponse
@@ -579,29 +797,37 @@ var file_tenon_v1_disk_service_proto_goTypes = []any{
 	(*ListDisksResponse)(nil),   // 5: tenon.v1.ListDisksResponse
 	(*ResizeDiskRequest)(nil),   // 6: tenon.v1.ResizeDiskRequest
 	(*ResizeDiskResponse)(nil),  // 7: tenon.v1.ResizeDiskResponse
-	(*Operation)(nil),           // 8: tenon.v1.Operation
-	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
-	(*Disk)(nil),                // 10: tenon.v1.Disk
+	(*MoveDiskRequest)(nil),     // 8: tenon.v1.MoveDiskRequest
+	(*DiskDestination)(nil),     // 9: tenon.v1.DiskDestination
+	(*MoveDiskResponse)(nil),    // 10: tenon.v1.MoveDiskResponse
+	(*Operation)(nil),           // 11: tenon.v1.Operation
+	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
+	(*Disk)(nil),                // 13: tenon.v1.Disk
 }
 var file_tenon_v1_disk_service_proto_depIdxs = []int32{
-	8,  // 0: tenon.v1.AttachDiskResponse.operation:type_name -> tenon.v1.Operation
-	9,  // 1: tenon.v1.DetachDiskRequest.timeout:type_name -> google.protobuf.Duration
-	8,  // 2: tenon.v1.DetachDiskResponse.operation:type_name -> tenon.v1.Operation
-	10, // 3: tenon.v1.ListDisksResponse.disks:type_name -> tenon.v1.Disk
-	8,  // 4: tenon.v1.ResizeDiskResponse.operation:type_name -> tenon.v1.Operation
-	0,  // 5: tenon.v1.DiskService.AttachDisk:input_type -> tenon.v1.AttachDiskRequest
-	2,  // 6: tenon.v1.DiskService.DetachDisk:input_type -> tenon.v1.DetachDiskRequest
-	4,  // 7: tenon.v1.DiskService.ListDisks:input_type -> tenon.v1.ListDisksRequest
-	6,  // 8: tenon.v1.DiskService.ResizeDisk:input_type -> tenon.v1.ResizeDiskRequest
-	1,  // 9: tenon.v1.DiskService.AttachDisk:output_type -> tenon.v1.AttachDiskResponse
-	3,  // 10: tenon.v1.DiskService.DetachDisk:output_type -> tenon.v1.DetachDiskResponse
-	5,  // 11: tenon.v1.DiskService.ListDisks:output_type -> tenon.v1.ListDisksResponse
-	7,  // 12: tenon.v1.DiskService.ResizeDisk:output_type -> tenon.v1.ResizeDiskResponse
-	9,  // [9:13] is the sub-list for method output_type
-	5,  // [5:9] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	11, // 0: tenon.v1.AttachDiskResponse.operation:type_name -> tenon.v1.Operation
+	12, // 1: tenon.v1.DetachDiskRequest.timeout:type_name -> google.protobuf.Duration
+	11, // 2: tenon.v1.DetachDiskResponse.operation:type_name -> tenon.v1.Operation
+	13, // 3: tenon.v1.ListDisksResponse.disks:type_name -> tenon.v1.Disk
+	11, // 4: tenon.v1.ResizeDiskResponse.operation:type_name -> tenon.v1.Operation
+	9,  // 5: tenon.v1.MoveDiskRequest.also:type_name -> tenon.v1.DiskDestination
+	12, // 6: tenon.v1.MoveDiskRequest.keep:type_name -> google.protobuf.Duration
+	11, // 7: tenon.v1.MoveDiskResponse.operation:type_name -> tenon.v1.Operation
+	0,  // 8: tenon.v1.DiskService.AttachDisk:input_type -> tenon.v1.AttachDiskRequest
+	2,  // 9: tenon.v1.DiskService.DetachDisk:input_type -> tenon.v1.DetachDiskRequest
+	4,  // 10: tenon.v1.DiskService.ListDisks:input_type -> tenon.v1.ListDisksRequest
+	6,  // 11: tenon.v1.DiskService.ResizeDisk:input_type -> tenon.v1.ResizeDiskRequest
+	8,  // 12: tenon.v1.DiskService.MoveDisk:input_type -> tenon.v1.MoveDiskRequest
+	1,  // 13: tenon.v1.DiskService.AttachDisk:output_type -> tenon.v1.AttachDiskResponse
+	3,  // 14: tenon.v1.DiskService.DetachDisk:output_type -> tenon.v1.DetachDiskResponse
+	5,  // 15: tenon.v1.DiskService.ListDisks:output_type -> tenon.v1.ListDisksResponse
+	7,  // 16: tenon.v1.DiskService.ResizeDisk:output_type -> tenon.v1.ResizeDiskResponse
+	10, // 17: tenon.v1.DiskService.MoveDisk:output_type -> tenon.v1.MoveDiskResponse
+	13, // [13:18] is the sub-list for method output_type
+	8,  // [8:13] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_disk_service_proto_init() }
@@ -617,7 +843,7 @@ func file_tenon_v1_disk_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenon_v1_disk_service_proto_rawDesc), len(file_tenon_v1_disk_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

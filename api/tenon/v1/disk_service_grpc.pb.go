@@ -25,6 +25,7 @@ const (
 	DiskService_DetachDisk_FullMethodName = "/tenon.v1.DiskService/DetachDisk"
 	DiskService_ListDisks_FullMethodName  = "/tenon.v1.DiskService/ListDisks"
 	DiskService_ResizeDisk_FullMethodName = "/tenon.v1.DiskService/ResizeDisk"
+	DiskService_MoveDisk_FullMethodName   = "/tenon.v1.DiskService/MoveDisk"
 )
 
 // DiskServiceClient is the client API for DiskService service.
@@ -48,6 +49,13 @@ type DiskServiceClient interface {
 	// ResizeDisk grows the volume and makes the domain see it. Errors: INVALID,
 	// NOT_FOUND, CONFLICT, IN_USE, NO_SPACE, UNSUPPORTED, UNAVAILABLE.
 	ResizeDisk(ctx context.Context, in *ResizeDiskRequest, opts ...grpc.CallOption) (*ResizeDiskResponse, error)
+	// MoveDisk takes disks of a running domain to new volumes, on other devices or
+	// the same, while the guest goes on. Until the first is switched a cancel leaves
+	// everything as it was; from then on it comes to its end. The sources become
+	// tombstones. With several disks some may have moved when it fails; its result
+	// tells which. Errors: INVALID, NOT_FOUND, EXISTS, CONFLICT, IN_USE, NO_SPACE,
+	// UNSUPPORTED, UNAVAILABLE, DENIED, FENCED.
+	MoveDisk(ctx context.Context, in *MoveDiskRequest, opts ...grpc.CallOption) (*MoveDiskResponse, error)
 }
 
 type diskServiceClient struct {
@@ -98,6 +106,16 @@ func (c *diskServiceClient) ResizeDisk(ctx context.Context, in *ResizeDiskReques
 	return out, nil
 }
 
+func (c *diskServiceClient) MoveDisk(ctx context.Context, in *MoveDiskRequest, opts ...grpc.CallOption) (*MoveDiskResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MoveDiskResponse)
+	err := c.cc.Invoke(ctx, DiskService_MoveDisk_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DiskServiceServer is the server API for DiskService service.
 // All implementations must embed UnimplementedDiskServiceServer
 // for forward compatibility.
@@ -119,6 +137,13 @@ type DiskServiceServer interface {
 	// ResizeDisk grows the volume and makes the domain see it. Errors: INVALID,
 	// NOT_FOUND, CONFLICT, IN_USE, NO_SPACE, UNSUPPORTED, UNAVAILABLE.
 	ResizeDisk(context.Context, *ResizeDiskRequest) (*ResizeDiskResponse, error)
+	// MoveDisk takes disks of a running domain to new volumes, on other devices or
+	// the same, while the guest goes on. Until the first is switched a cancel leaves
+	// everything as it was; from then on it comes to its end. The sources become
+	// tombstones. With several disks some may have moved when it fails; its result
+	// tells which. Errors: INVALID, NOT_FOUND, EXISTS, CONFLICT, IN_USE, NO_SPACE,
+	// UNSUPPORTED, UNAVAILABLE, DENIED, FENCED.
+	MoveDisk(context.Context, *MoveDiskRequest) (*MoveDiskResponse, error)
 	mustEmbedUnimplementedDiskServiceServer()
 }
 
@@ -140,6 +165,9 @@ func (UnimplementedDiskServiceServer) ListDisks(context.Context, *ListDisksReque
 }
 func (UnimplementedDiskServiceServer) ResizeDisk(context.Context, *ResizeDiskRequest) (*ResizeDiskResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResizeDisk not implemented")
+}
+func (UnimplementedDiskServiceServer) MoveDisk(context.Context, *MoveDiskRequest) (*MoveDiskResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MoveDisk not implemented")
 }
 func (UnimplementedDiskServiceServer) mustEmbedUnimplementedDiskServiceServer() {}
 func (UnimplementedDiskServiceServer) testEmbeddedByValue()                     {}
@@ -234,6 +262,24 @@ func _DiskService_ResizeDisk_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DiskService_MoveDisk_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveDiskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DiskServiceServer).MoveDisk(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DiskService_MoveDisk_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DiskServiceServer).MoveDisk(ctx, req.(*MoveDiskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DiskService_ServiceDesc is the grpc.ServiceDesc for DiskService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -256,6 +302,10 @@ var DiskService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResizeDisk",
 			Handler:    _DiskService_ResizeDisk_Handler,
+		},
+		{
+			MethodName: "MoveDisk",
+			Handler:    _DiskService_MoveDisk_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -180,7 +180,8 @@ type Operation struct {
 	Failure *Failure `protobuf:"bytes,12,opt,name=failure,proto3" json:"failure,omitempty"`
 	// What holds it up, or what is left to do after a failure; empty: nothing.
 	Note string `protobuf:"bytes,13,opt,name=note,proto3" json:"note,omitempty"`
-	// What came of it; set when it succeeded and left something behind.
+	// What came of it; set when it succeeded and left something behind, and beside
+	// the failure of a move after which some disks are elsewhere.
 	//
 	// Types that are valid to be assigned to Result:
 	//
@@ -191,6 +192,7 @@ type Operation struct {
 	//	*Operation_Tombstone
 	//	*Operation_Disk
 	//	*Operation_VolumeImport
+	//	*Operation_DiskMove
 	Result        isOperation_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -387,6 +389,15 @@ func (x *Operation) GetVolumeImport() *VolumeImport {
 	return nil
 }
 
+func (x *Operation) GetDiskMove() *DiskMove {
+	if x != nil {
+		if x, ok := x.Result.(*Operation_DiskMove); ok {
+			return x.DiskMove
+		}
+	}
+	return nil
+}
+
 type isOperation_Result interface {
 	isOperation_Result()
 }
@@ -426,6 +437,11 @@ type Operation_VolumeImport struct {
 	VolumeImport *VolumeImport `protobuf:"bytes,26,opt,name=volume_import,json=volumeImport,proto3,oneof"`
 }
 
+type Operation_DiskMove struct {
+	// What became of disks that were to move.
+	DiskMove *DiskMove `protobuf:"bytes,27,opt,name=disk_move,json=diskMove,proto3,oneof"`
+}
+
 func (*Operation_Device) isOperation_Result() {}
 
 func (*Operation_Volume) isOperation_Result() {}
@@ -440,6 +456,8 @@ func (*Operation_Disk) isOperation_Result() {}
 
 func (*Operation_VolumeImport) isOperation_Result() {}
 
+func (*Operation_DiskMove) isOperation_Result() {}
+
 var File_tenon_v1_operation_proto protoreflect.FileDescriptor
 
 const file_tenon_v1_operation_proto_rawDesc = "" +
@@ -448,7 +466,7 @@ const file_tenon_v1_operation_proto_rawDesc = "" +
 	"\bProgress\x12\x12\n" +
 	"\x04done\x18\x01 \x01(\x03R\x04done\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x12\n" +
-	"\x04note\x18\x03 \x01(\tR\x04note\"\xbc\x06\n" +
+	"\x04note\x18\x03 \x01(\tR\x04note\"\xef\x06\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -473,7 +491,8 @@ const file_tenon_v1_operation_proto_rawDesc = "" +
 	"\bsnapshot\x18\x17 \x01(\v2\x12.tenon.v1.SnapshotH\x00R\bsnapshot\x123\n" +
 	"\ttombstone\x18\x18 \x01(\v2\x13.tenon.v1.TombstoneH\x00R\ttombstone\x12$\n" +
 	"\x04disk\x18\x19 \x01(\v2\x0e.tenon.v1.DiskH\x00R\x04disk\x12=\n" +
-	"\rvolume_import\x18\x1a \x01(\v2\x16.tenon.v1.VolumeImportH\x00R\fvolumeImportB\b\n" +
+	"\rvolume_import\x18\x1a \x01(\v2\x16.tenon.v1.VolumeImportH\x00R\fvolumeImport\x121\n" +
+	"\tdisk_move\x18\x1b \x01(\v2\x12.tenon.v1.DiskMoveH\x00R\bdiskMoveB\b\n" +
 	"\x06result*\xa8\x01\n" +
 	"\x0eOperationState\x12\x1f\n" +
 	"\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
@@ -509,6 +528,7 @@ var file_tenon_v1_operation_proto_goTypes = []any{
 	(*Tombstone)(nil),             // 9: tenon.v1.Tombstone
 	(*Disk)(nil),                  // 10: tenon.v1.Disk
 	(*VolumeImport)(nil),          // 11: tenon.v1.VolumeImport
+	(*DiskMove)(nil),              // 12: tenon.v1.DiskMove
 }
 var file_tenon_v1_operation_proto_depIdxs = []int32{
 	0,  // 0: tenon.v1.Operation.state:type_name -> tenon.v1.OperationState
@@ -523,11 +543,12 @@ var file_tenon_v1_operation_proto_depIdxs = []int32{
 	9,  // 9: tenon.v1.Operation.tombstone:type_name -> tenon.v1.Tombstone
 	10, // 10: tenon.v1.Operation.disk:type_name -> tenon.v1.Disk
 	11, // 11: tenon.v1.Operation.volume_import:type_name -> tenon.v1.VolumeImport
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	12, // 12: tenon.v1.Operation.disk_move:type_name -> tenon.v1.DiskMove
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_operation_proto_init() }
@@ -548,6 +569,7 @@ func file_tenon_v1_operation_proto_init() {
 		(*Operation_Tombstone)(nil),
 		(*Operation_Disk)(nil),
 		(*Operation_VolumeImport)(nil),
+		(*Operation_DiskMove)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

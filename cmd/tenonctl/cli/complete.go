@@ -154,6 +154,17 @@ func (a *app) completeDisk() completer {
 	}
 }
 
+// completeMove proposes a domain, its disks, and devices to take them to.
+func (a *app) completeMove() completer {
+	disk := a.completeDisk()
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 2 {
+			return propose(cmd, a.deviceNames, typed)
+		}
+		return disk(cmd, args, typed)
+	}
+}
+
 // completeTombstone proposes the URIs that tombstones had or, after a device,
 // their ids.
 func (a *app) completeTombstone() completer {

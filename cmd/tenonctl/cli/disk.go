@@ -4,6 +4,9 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,7 +16,7 @@ import (
 )
 
 func (a *app) disk() *cobra.Command {
-	return noun("disk", "Disks of domains", a.diskAttach(), a.diskDetach(), a.diskList(), a.diskResize())
+	return noun("disk", "Disks of domains", a.diskAttach(), a.diskDetach(), a.diskList(), a.diskMove(), a.diskResize())
 }
 
 func (a *app) disks() (tenonv1.DiskServiceClient, error) {
@@ -115,5 +118,81 @@ func (a *app) diskResize() *cobra.Command {
 	})
 	cmd.Flags().Var(&bytes, "size", "the new size, such as 40G")
 	must(cmd.MarkFlagRequired("size"))
+	return cmd
+}
+
+// sourceKept is how long the volume that a disk leaves is kept.
+const sourceKept = period(7 * 24 * time.Hour)
+
+// period is a flag that takes days beside what a duration takes.
+type period time.Duration
+
+// String prints the value for the help.
+func (p *period) String() string {
+	const day = 24 * time.Hour
+	if d := time.Duration(*p); d%day == 0 {
+		return strconv.Itoa(int(d/day)) + "d"
+	}
+	return time.Duration(*p).String()
+}
+
+// Set reads what was typed.
+func (p *period) Set(text string) error {
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil {
+			return fmt.Errorf("%q: expected a number of days, such as 7d", text)
+		}
+		*p = period(time.Duration(n) * 24 * time.Hour)
+		return nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%q: expected a time above 0, such as 36h or 7d", text)
+	}
+	*p = period(d)
+	return nil
+}
+
+// Type is the placeholder in the help.
+func (p *period) Type() string { return "TIME" }
+
+func (a *app) diskMove() *cobra.Command {
+	var also []string
+	var bandwidth size
+	keep := sourceKept
+	cmd := &cobra.Command{
+		Use:   "move DOMAIN DISK DEVICE[/VOLUME] [--also DISK=DEVICE[/VOLUME]]... [--bandwidth SIZE] [--keep TIME]",
+		Short: "Take a disk of a running domain to another device",
+		Long: "Take a disk of a running domain, with its bytes, to a new volume on another device while the guest goes\n" +
+			"on. Without VOLUME the new one is called as the old one. The guest sees the same disk throughout. With\n" +
+			"--also more disks of the domain go along: all are copied before the first is switched.\n\n" +
+			"Until then tenonctl operation cancel leaves everything as it was. The volume that the disk leaves is\n" +
+			"never destroyed; it becomes a tombstone, which tenonctl volume relink brings back.",
+		Example: "  tenonctl disk move web01 vdb slow\n  tenonctl disk move web01 vdb slow/vm1-data --bandwidth 50M\n" +
+			"  tenonctl disk move web01 vdb slow --also vdc=slow",
+		Args: needs("DOMAIN", "DISK", "DEVICE[/VOLUME]"), ValidArgsFunction: a.completeMove(),
+	}
+	cmd.RunE = run(func(ctx context.Context, args []string) error {
+		r := &tenonv1.MoveDiskRequest{
+			RequestId: a.requestID, Domain: args[0], Disk: args[1], To: args[2], BandwidthBytes: int64(bandwidth),
+			Keep: duration(time.Duration(keep)),
+		}
+		for _, pair := range also {
+			disk, to, ok := strings.Cut(pair, "=")
+			if !ok || disk == "" || to == "" {
+				return usagef("--also %q: expected DISK=DEVICE or DISK=DEVICE/VOLUME", pair)
+			}
+			r.Also = append(r.Also, &tenonv1.DiskDestination{Disk: disk, To: to})
+		}
+		client, err := a.disks()
+		if err != nil {
+			return err
+		}
+		return change(ctx, a, client.MoveDisk, r)
+	})
+	cmd.Flags().StringArrayVar(&also, "also", nil, "one more disk, as `DISK=DEVICE[/VOLUME]`; can be repeated")
+	cmd.Flags().Var(&bandwidth, "bandwidth", "copy at most so many bytes per second and disk, such as 50M")
+	cmd.Flags().Var(&keep, "keep", "the `TIME` for which what the disk leaves should be kept, such as 36h or 7d")
 	return cmd
 }

@@ -180,7 +180,20 @@ func outcomes() string {
 		}) +
 		succeeded("disk.attach", "fast/vm1", func(op *tenonv1.Operation) { op.Result = &tenonv1.Operation_Disk{Disk: disk} }) +
 		succeeded("disk.resize", "web01 vdb", func(op *tenonv1.Operation) { op.Result = &tenonv1.Operation_Disk{Disk: disk} }) +
-		succeeded("disk.detach", "web01 vdb", nil)
+		succeeded("disk.detach", "web01 vdb", nil) +
+		succeeded("disk.move", "web01 vdb", func(op *tenonv1.Operation) {
+			op.Result = &tenonv1.Operation_DiskMove{DiskMove: &tenonv1.DiskMove{Domain: "web01", Disks: []*tenonv1.MovedDisk{
+				{
+					Disk: disk, From: "tenon://fast/vm1", To: "tenon://slow/vm1", Moved: true, CopiedBytes: 20 << 30,
+					Tombstone: &tenonv1.Tombstone{Device: "fast", Id: "t-02", Was: "tenon://fast/vm1"},
+				},
+				{Disk: disk, From: "tenon://fast/a", To: "tenon://slow/a", Moved: true, CopiedBytes: 1 << 20, Note: "fast/a stays as a volume: has dependents"},
+				{
+					Disk: disk, From: "tenon://fast/b", To: "tenon://slow/b", Failure: "no space:\nthe device is full",
+					Tombstone: &tenonv1.Tombstone{Device: "slow", Id: "t-03", Was: "tenon://slow/b"},
+				},
+			}}}
+		})
 }
 
 func must(text string, err error) string {
