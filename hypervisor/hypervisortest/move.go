@@ -91,6 +91,7 @@ var moving = []check{
 		s.do("CancelMove of the other", s.mover().CancelMove, other)
 		s.status(r, hypervisor.MoveCopying)
 		s.do("CancelMove", s.mover().CancelMove, r)
+		other.Bandwidth = 0
 		s.do("StartMove to elsewhere", s.mover().StartMove, other)
 		s.copied(other)
 		s.do("FinishMove", s.mover().FinishMove, other)
@@ -202,6 +203,7 @@ var moving = []check{
 	{"ACopyThatConvergesComesToItsEnd", func(s *suite) {
 		s.mover()
 		r := s.slowMove()
+		r.Bandwidth = brisk
 		s.do("StartMove", s.mover().StartMove, r)
 		for range 2 {
 			s.do("Converge", s.mover().Converge, r)
@@ -255,9 +257,12 @@ func (s *suite) moveOf(from primitives.Mapping) hypervisor.MoveRequest {
 	return s.move(s.h.Domain, from, s.h.Storages[0].New(s.T, from.Size))
 }
 
-// slow is the bandwidth of a copy that is to be caught under way: the disks of the
-// suite take several seconds, or looks.
-const slow = 1 << 20
+// Bandwidths of a copy that is to be caught under way: the disks of the suite take so
+// many seconds, or looks.
+const (
+	slow  = size / 16
+	brisk = size / 4
+)
 
 // slowMove is a move that takes a while, of a disk full of data.
 func (s *suite) slowMove() hypervisor.MoveRequest {
@@ -428,6 +433,10 @@ func moveOverRestarts(s *suite) {
 	for _, when := range []string{"copying", "ready", "done"} {
 		s.sub(when, func(s *suite) {
 			r := s.slowMove()
+			r.Bandwidth = 0
+			if when == "copying" {
+				r.Bandwidth = brisk
+			}
 			s.do("StartMove", s.mover().StartMove, r)
 			if when == "copying" {
 				s.anew()

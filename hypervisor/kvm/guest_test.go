@@ -295,6 +295,7 @@ func (h *host) contract(t *testing.T) {
 		Guest:     inside{h.shell},
 		Boot:      h.boot,
 		Storages:  h.realStorages(),
+		Targets:   []hypervisortest.Storage{{Name: "qcow2", New: qcow2File}},
 		NamedFile: rawFile,
 		Buses:     []string{"scsi"},
 		Deafen:    h.suspend,
@@ -312,6 +313,7 @@ func (h *host) contract(t *testing.T) {
 			return sync.OnceFunc(func() { tell("CONT") })
 		},
 		AgentLimit: agentLimit,
+		Transient:  h.transient,
 		Kill:       h.kill,
 	})
 }
@@ -323,6 +325,36 @@ func (h *host) boot(t *testing.T) {
 	defer a.Close()
 	if err := a.Start(t.Context(), offID); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// transient runs a domain that nobody defined.
+func (h *host) transient(t *testing.T) hypervisor.DomainID {
+	t.Helper()
+	d, err := h.conn.DomainCreateXML(guest.DomainXML(guest.Domain{Name: "transient", Image: h.on.Image, Dir: h.root.Dir}), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(d.Destroy(), d.Free()); err != nil {
+			t.Error(err)
+		}
+	})
+	id, err := d.GetUUIDString()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hypervisor.DomainID(id)
+}
+
+// qcow2File makes an empty qcow2 file that lies upon nothing.
+func qcow2File(t *testing.T, size int64) primitives.Mapping {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.qcow2")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", path, strconv.FormatInt(size, 10))
+	return primitives.Mapping{
+		Form: primitives.FormFile, Access: primitives.ReadWrite, Size: size, Discard: true,
+		File: &primitives.FileMap{Path: path, Format: primitives.FormatQcow2},
 	}
 }
 

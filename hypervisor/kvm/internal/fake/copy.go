@@ -29,6 +29,13 @@ func (l *Libvirt) Copies(uuid string) map[string]virt.CopyOptions {
 	return out
 }
 
+// Definition returns what is defined of a domain.
+func (l *Libvirt) Definition(uuid string) *libvirtxml.Domain {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return clone(l.domains[uuid].config)
+}
+
 // Outrun makes a guest write as fast as any copy that is not synchronous.
 func (l *Libvirt) Outrun(uuid string, on bool) {
 	l.mu.Lock()
@@ -148,26 +155,41 @@ func (c *Conn) end(uuid, target, name, how string, finish func(*domain, *libvirt
 		}
 		disk.Mirror.Ready = how
 		live := d.live
-		go func() {
-			c.l.mu.Lock()
-			defer c.l.mu.Unlock()
+		over := func() { // mu is held
 			disk, err := d.disk(target)
-			if err != nil || d.live != live || disk.Mirror == nil || d.holdsJobs {
+			if err != nil || d.live != live || disk.Mirror == nil {
 				return
 			}
 			finish(d, disk)
 			d.endCopy(disk)
 			c.l.tell(d, virt.Event{Kind: virt.Changed})
+		}
+		if d.holdsJobs {
+			d.endings = append(d.endings, over)
+			return nil
+		}
+		go func() {
+			c.l.mu.Lock()
+			defer c.l.mu.Unlock()
+			over()
 		}()
 		return nil
 	})
 }
 
-// HoldJobs keeps jobs that were asked to end from ending.
+// HoldJobs keeps jobs that were asked to end from ending until they are let go.
 func (l *Libvirt) HoldJobs(uuid string, hold bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.domains[uuid].holdsJobs = hold
+	d := l.domains[uuid]
+	d.holdsJobs = hold
+	if hold {
+		return
+	}
+	for _, over := range d.endings {
+		over()
+	}
+	d.endings = nil
 }
 
 // Suspend pauses a domain.

@@ -62,9 +62,10 @@ type domain struct {
 	failures     map[string]error
 	stubborn     bool // its definition does not follow what happens to disks
 	copies       map[string]*copying
-	outruns      bool // its guest writes as fast as any copy
-	holdsJobs    bool // jobs that were asked to end do not
-	hurts        int  // how often it pauses again after a resume
+	outruns      bool     // its guest writes as fast as any copy
+	holdsJobs    bool     // jobs that were asked to end do not
+	endings      []func() // of such jobs
+	hurts        int      // how often it pauses again after a resume
 }
 
 // New returns a libvirt without domains.
