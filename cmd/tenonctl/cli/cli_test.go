@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -41,6 +42,7 @@ func TestScripts(t *testing.T) {
 		Setup:               setUp,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"hold":    hold,
+			"mute":    mute,
 			"release": release,
 			"stop":    func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).stop() },
 			"start":   func(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(daemonOf(ts).start()) },
@@ -124,4 +126,14 @@ func hold(ts *testscript.TestScript, _ bool, args []string) {
 
 func release(ts *testscript.TestScript, _ bool, args []string) {
 	daemonOf(ts).held[args[0]+" "+args[1]]()
+}
+
+// mute stops tenond and puts something in its place that takes connections and
+// never says a word.
+func mute(ts *testscript.TestScript, _ bool, _ []string) {
+	d := daemonOf(ts)
+	d.stop()
+	listener, err := net.Listen("unix", d.config.Socket)
+	ts.Check(err)
+	ts.Defer(func() { _ = listener.Close() })
 }

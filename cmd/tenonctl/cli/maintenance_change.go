@@ -26,7 +26,7 @@ func (a *app) maintenanceExtend() *cobra.Command {
 		Args:    needs("DEVICE"), ValidArgsFunction: a.complete(a.deviceNames),
 	}
 	cmd.RunE = run(func(ctx context.Context, args []string) error {
-		if respond <= 0 && drain <= 0 && expected <= 0 {
+		if min(respond, drain, expected) < 0 || max(respond, drain, expected) == 0 {
 			return usagef("nothing to change: give --respond, --drain or --expected, each a time above zero")
 		}
 		client, err := a.maintenances()

@@ -85,16 +85,16 @@ func (a *app) admit(ctx context.Context, name string, incoming bool) error {
 	}
 	client, err := a.maintenances()
 	if err != nil {
-		return a.unsure(d, err)
+		return a.unsure(ctx, d, err)
 	}
 	resp, err := client.CheckDomain(ctx, &tenonv1.CheckDomainRequest{
 		DomainId: d.ID, Name: d.Name, Sources: d.Sources, Incoming: incoming,
 	})
 	switch {
 	case err != nil:
-		return a.unsure(d, err)
+		return a.unsure(ctx, d, err)
 	case d.Err != nil:
-		return a.unsure(d, d.Err)
+		return a.unsure(ctx, d, d.Err)
 	case resp.GetAllowed():
 		return nil
 	}
@@ -103,8 +103,11 @@ func (a *app) admit(ctx context.Context, name string, incoming bool) error {
 
 // unsure answers where tenond did not: closed for a domain that has one of
 // tenon's disks.
-func (a *app) unsure(d definition, err error) error {
+func (a *app) unsure(ctx context.Context, d definition, err error) error {
 	why := a.explain(failure.Of(err)).GetMessage()
+	if ctx.Err() != nil {
+		why = "tenond did not answer in time"
+	}
 	if !d.Tenon {
 		fmt.Fprintf(a.env.Err, "warning: domain %s was not checked for maintenance: %s\n", d.Name, why)
 		return nil

@@ -77,7 +77,10 @@ func (a *app) maintenanceSubscribe() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if f.eta < 0 || f.retry <= 0 {
+		switch {
+		case f.name == "":
+			return usagef("--name may not be empty: others look for who is in their way")
+		case f.eta < 0 || f.retry <= 0:
 			return usagef("--eta and --retry: expected a time above zero")
 		}
 		if f.id == "" {
