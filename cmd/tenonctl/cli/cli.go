@@ -106,7 +106,10 @@ Every command is a noun and a verb. What a command names is a URI,
 DEVICE/VOLUME or DEVICE/VOLUME@SNAPSHOT, a device's name, or a domain's name or id.
 Sizes are bytes, or with K, M, G, T powers of 1024 (4096, 512Mi, 20G). Commands that
 change something start an operation, which goes on in tenond whatever becomes of
-tenonctl; they wait for its end unless --async is given.`
+tenonctl; they wait for its end unless --async is given.
+
+The exit code is 2 when the command line is wrong, whether tenonctl or tenond finds it so, and
+1 for every other failure.`
 
 const rootExample = `  tenonctl device add fast --driver dir -p path=/srv/fast
   tenonctl volume create fast/vm1 --size 20G
@@ -271,7 +274,11 @@ func (a *app) report(cmd *cobra.Command, err error) int {
 	if errors.Is(err, errSilent) {
 		return exitFailure
 	}
-	fmt.Fprint(a.env.Err, show.Failure(a.explain(failure.Of(ran.error))))
+	f := a.explain(failure.Of(ran.error))
+	fmt.Fprint(a.env.Err, show.Failure(f))
+	if f.GetCode() == tenonv1.ErrorCode_ERROR_CODE_INVALID {
+		return exitUsage
+	}
 	return exitFailure
 }
 

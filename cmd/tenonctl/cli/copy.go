@@ -29,6 +29,6 @@ func (a *app) copy() *cobra.Command {
 			RequestId: a.requestID, SourceUri: args[0], DestinationUri: args[1], Format: format,
 		})
 	})
-	formatFlag(cmd, &format, "", "the `FORMAT` of the new volume; empty: the device's default")
+	formatFlag(cmd, &format, "the `FORMAT` of the new volume; empty: the device's default")
 	return cmd
 }

@@ -224,7 +224,9 @@ func (a *app) allMaintenances(ctx context.Context) (*tenonv1.ListMaintenancesRes
 	all := new(tenonv1.ListMaintenancesResponse)
 	return all, pages(func(token string) (*tenonv1.ListMaintenancesResponse, error) {
 		return client.ListMaintenances(ctx, &tenonv1.ListMaintenancesRequest{PageToken: token})
-	}, func(p *tenonv1.ListMaintenancesResponse) { all.Maintenances = append(all.Maintenances, p.GetMaintenances()...) })
+	}, func(p *tenonv1.ListMaintenancesResponse) {
+		all.Maintenances = append(all.Maintenances, p.GetMaintenances()...)
+	})
 }
 
 func (a *app) maintenanceStatus() *cobra.Command {

@@ -4,9 +4,9 @@ package cli
 
 import (
 	"context"
-	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
 )
@@ -125,46 +125,28 @@ func (a *app) snapshotRevert() *cobra.Command {
 }
 
 func (a *app) snapshotDelink() *cobra.Command {
-	var keep time.Duration
-	cmd := &cobra.Command{
-		Use: "delink URI [--keep TIME]", Short: "Take a snapshot away and keep its data as a tombstone",
+	return a.delink(&cobra.Command{
+		Short:   "Take a snapshot away and keep its data as a tombstone",
 		Long:    "Take a snapshot out of sight and keep its data as a tombstone, which tenonctl volume relink brings back.",
 		Example: "  tenonctl snapshot delink fast/vm1@before-upgrade",
-		Args:    needs("URI"), ValidArgsFunction: a.complete(a.snapshotURIs),
-	}
-	cmd.RunE = run(func(ctx context.Context, args []string) error {
+	}, a.snapshotURIs, func(ctx context.Context, uri string, keep *durationpb.Duration) error {
 		client, err := a.snapshots()
 		if err != nil {
 			return err
 		}
-		return change(ctx, a, client.DelinkSnapshot, &tenonv1.DelinkSnapshotRequest{RequestId: a.requestID, Uri: args[0], Keep: duration(keep)})
+		return change(ctx, a, client.DelinkSnapshot, &tenonv1.DelinkSnapshotRequest{RequestId: a.requestID, Uri: uri, Keep: keep})
 	})
-	cmd.Flags().DurationVar(&keep, "keep", 0, "the `TIME` for which the data should be kept; 0: until it is destroyed by hand")
-	return cmd
 }
 
 func (a *app) snapshotDestroy() *cobra.Command {
-	var erase string
-	cmd := &cobra.Command{
-		Use: "destroy URI | destroy DEVICE TOMBSTONE", Short: "Release a delinked snapshot's data for ever",
+	return a.destroy(&cobra.Command{
+		Short:   "Release a delinked snapshot's data for ever",
 		Example: "  tenonctl snapshot destroy fast/vm1@before-upgrade",
-		Args:    oneOf("URI", "DEVICE TOMBSTONE"), ValidArgsFunction: a.completeTombstone(),
-	}
-	cmd.RunE = run(func(ctx context.Context, args []string) error {
-		way, err := parseErase(erase)
-		if err != nil {
-			return err
-		}
-		device, id, err := a.tombstone(ctx, args)
-		if err != nil {
-			return a.repeated(ctx, "destroy", err)
-		}
+	}, func(ctx context.Context, device, id string, erase tenonv1.Erase) error {
 		client, err := a.snapshots()
 		if err != nil {
 			return err
 		}
-		return change(ctx, a, client.DestroySnapshot, &tenonv1.DestroySnapshotRequest{RequestId: a.requestID, Device: device, TombstoneId: id, Erase: way})
+		return change(ctx, a, client.DestroySnapshot, &tenonv1.DestroySnapshotRequest{RequestId: a.requestID, Device: device, TombstoneId: id, Erase: erase})
 	})
-	eraseFlag(cmd, &erase)
-	return cmd
 }

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tenon-storage/tenon/api/failure"
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
@@ -28,9 +30,34 @@ func parseErase(text string) (tenonv1.Erase, error) {
 	return way, nil
 }
 
-func eraseFlag(cmd *cobra.Command, erase *string) {
-	cmd.Flags().StringVar(erase, "erase", "none", "what becomes of the bytes: `WAY` is none, discard or zero")
+// delink makes the verb of one noun; do asks for it.
+func (a *app) delink(cmd *cobra.Command, uris source, do func(ctx context.Context, uri string, keep *durationpb.Duration) error) *cobra.Command {
+	var keep time.Duration
+	cmd.Use, cmd.Args, cmd.ValidArgsFunction = "delink URI [--keep TIME]", needs("URI"), a.complete(uris)
+	cmd.RunE = run(func(ctx context.Context, args []string) error { return do(ctx, args[0], duration(keep)) })
+	cmd.Flags().DurationVar(&keep, "keep", 0, "the `TIME` for which the data should be kept; 0: until it is destroyed by hand")
+	return cmd
+}
+
+// destroy makes the verb of one noun; do asks for it.
+func (a *app) destroy(cmd *cobra.Command, do func(ctx context.Context, device, id string, erase tenonv1.Erase) error) *cobra.Command {
+	var erase string
+	cmd.Use, cmd.Args = "destroy URI | destroy DEVICE TOMBSTONE", oneOf("URI", "DEVICE TOMBSTONE")
+	cmd.ValidArgsFunction = a.completeTombstone()
+	cmd.RunE = run(func(ctx context.Context, args []string) error {
+		way, err := parseErase(erase)
+		if err != nil {
+			return err
+		}
+		device, id, err := a.tombstone(ctx, args)
+		if err != nil {
+			return a.repeated(ctx, "destroy", err)
+		}
+		return do(ctx, device, id, way)
+	})
+	cmd.Flags().StringVar(&erase, "erase", "none", "what becomes of the bytes: `WAY` is none, discard or zero")
 	must(cmd.RegisterFlagCompletionFunc("erase", cobra.FixedCompletions([]string{"none", "discard", "zero"}, cobra.ShellCompDirectiveNoFileComp)))
+	return cmd
 }
 
 // tombstone finds what the arguments name: DEVICE TOMBSTONE, or a URI that

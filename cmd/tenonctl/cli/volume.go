@@ -5,9 +5,9 @@ package cli
 import (
 	"context"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
 )
@@ -43,8 +43,11 @@ func (a *app) volumeImport() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if !cmd.Flags().Changed("format") && filepath.Ext(path) != ".img" && filepath.Ext(path) != ".raw" {
-			return usagef("%s may be raw or qcow2, and is not probed; say --format raw or --format qcow2", from)
+		if format == "" {
+			if filepath.Ext(path) != ".img" && filepath.Ext(path) != ".raw" {
+				return usagef("%s may be raw or qcow2, and is not probed; say --format raw or --format qcow2", from)
+			}
+			format = "raw"
 		}
 		client, err := a.volumes()
 		if err != nil {
@@ -55,13 +58,13 @@ func (a *app) volumeImport() *cobra.Command {
 	cmd.Flags().StringVar(&from, "from", "", "the image's `PATH` on this host")
 	must(cmd.MarkFlagRequired("from"))
 	must(cmd.MarkFlagFilename("from"))
-	formatFlag(cmd, &format, "raw", "the image's `FORMAT`: raw or qcow2")
+	formatFlag(cmd, &format, "the image's `FORMAT`: raw or qcow2; empty: by its name, where that ends in .img or .raw")
 	return cmd
 }
 
 // formatFlag adds --format.
-func formatFlag(cmd *cobra.Command, format *string, preset, help string) {
-	cmd.Flags().StringVar(format, "format", preset, help)
+func formatFlag(cmd *cobra.Command, format *string, help string) {
+	cmd.Flags().StringVar(format, "format", "", help)
 	must(cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"raw", "qcow2"}, cobra.ShellCompDirectiveNoFileComp)))
 }
 
@@ -91,7 +94,7 @@ func (a *app) volumeCreate() *cobra.Command {
 	})
 	cmd.Flags().Var(&bytes, "size", "the volume's size, such as 20G or 512Mi")
 	must(cmd.MarkFlagRequired("size"))
-	formatFlag(cmd, &format, "", "the `FORMAT` of its bytes; empty: the device's default")
+	formatFlag(cmd, &format, "the `FORMAT` of its bytes; empty: the device's default")
 	propertyFlags(cmd, &props, nil)
 	return cmd
 }
@@ -218,22 +221,17 @@ func (a *app) volumeClone() *cobra.Command {
 }
 
 func (a *app) volumeDelink() *cobra.Command {
-	var keep time.Duration
-	cmd := &cobra.Command{
-		Use: "delink URI [--keep TIME]", Short: "Take a volume away and keep its data as a tombstone",
+	return a.delink(&cobra.Command{
+		Short:   "Take a volume away and keep its data as a tombstone",
 		Long:    "Take a volume out of sight and keep its data as a tombstone, which relink brings back and destroy\nreleases. Nothing is destroyed by itself, whatever --keep says.",
 		Example: "  tenonctl volume delink fast/vm1\n  tenonctl volume delink fast/vm1 --keep 720h",
-		Args:    needs("URI"), ValidArgsFunction: a.complete(a.volumeURIs),
-	}
-	cmd.RunE = run(func(ctx context.Context, args []string) error {
+	}, a.volumeURIs, func(ctx context.Context, uri string, keep *durationpb.Duration) error {
 		client, err := a.volumes()
 		if err != nil {
 			return err
 		}
-		return change(ctx, a, client.DelinkVolume, &tenonv1.DelinkVolumeRequest{RequestId: a.requestID, Uri: args[0], Keep: duration(keep)})
+		return change(ctx, a, client.DelinkVolume, &tenonv1.DelinkVolumeRequest{RequestId: a.requestID, Uri: uri, Keep: keep})
 	})
-	cmd.Flags().DurationVar(&keep, "keep", 0, "the `TIME` for which the data should be kept; 0: until it is destroyed by hand")
-	return cmd
 }
 
 func (a *app) volumeRelink() *cobra.Command {
@@ -261,30 +259,17 @@ func (a *app) volumeRelink() *cobra.Command {
 }
 
 func (a *app) volumeDestroy() *cobra.Command {
-	var erase string
-	cmd := &cobra.Command{
-		Use: "destroy URI | destroy DEVICE TOMBSTONE", Short: "Release a delinked volume's data for ever",
+	return a.destroy(&cobra.Command{
+		Short: "Release a delinked volume's data for ever",
 		Long: "Release the data of a delinked volume or snapshot for ever. It is named by the URI that it had or,\n" +
 			"where several had it, by device and tombstone. A volume that was not delinked cannot be destroyed.",
 		Example: "  tenonctl volume delink fast/vm1 && tenonctl volume destroy fast/vm1\n" +
 			"  tenonctl volume destroy fast 01j9x2 --erase zero",
-		Args: oneOf("URI", "DEVICE TOMBSTONE"), ValidArgsFunction: a.completeTombstone(),
-	}
-	cmd.RunE = run(func(ctx context.Context, args []string) error {
-		way, err := parseErase(erase)
-		if err != nil {
-			return err
-		}
-		device, id, err := a.tombstone(ctx, args)
-		if err != nil {
-			return a.repeated(ctx, "destroy", err)
-		}
+	}, func(ctx context.Context, device, id string, erase tenonv1.Erase) error {
 		client, err := a.volumes()
 		if err != nil {
 			return err
 		}
-		return change(ctx, a, client.DestroyVolume, &tenonv1.DestroyVolumeRequest{RequestId: a.requestID, Device: device, TombstoneId: id, Erase: way})
+		return change(ctx, a, client.DestroyVolume, &tenonv1.DestroyVolumeRequest{RequestId: a.requestID, Device: device, TombstoneId: id, Erase: erase})
 	})
-	eraseFlag(cmd, &erase)
-	return cmd
 }

@@ -9,13 +9,14 @@ import (
 )
 
 // Failure prints why something did not work: one line, then one line for each
-// mistake and each blocker where there are several, then what to try.
+// mistake and each blocker where there are several, then what to try. That the
+// request is invalid is not said where its one mistake is.
 func Failure(f *tenonv1.Failure) string {
 	head := "error: " + oneLine(f.GetMessage())
 	var more []string
 	switch problems, blockers := f.GetProblems(), f.GetBlockers(); {
 	case len(problems) == 1 && len(blockers) == 0:
-		head += ": " + problem(problems[0])
+		head = strings.TrimSuffix(strings.TrimSuffix(head, "invalid"), ": ") + ": " + problem(problems[0])
 	case len(blockers) == 1 && len(problems) == 0:
 		head += ": " + blocker(blockers[0])
 	default:
@@ -27,7 +28,7 @@ func Failure(f *tenonv1.Failure) string {
 		}
 	}
 	if f.GetTry() != "" {
-		more = append(more, "try: "+oneLine(f.GetTry()))
+		more = append(more, "try: "+strings.TrimPrefix(oneLine(f.GetTry()), "see: "))
 	}
 	return strings.Join(append([]string{head}, more...), "\n") + "\n"
 }
