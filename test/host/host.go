@@ -8,6 +8,7 @@ package host
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,13 +70,17 @@ remember_owner = 0
 stdio_handler = "file"
 `
 
+// Two daemons on one machine are two hosts: libvirt migrates nothing between two
+// that have one UUID or one name.
 const libvirtdConf = `auth_unix_rw = "none"
 unix_sock_group = "root"
+host_uuid = "%s"
 `
 
 // Libvirtd is a libvirt daemon beside anybody else's.
 type Libvirtd struct {
 	dir     string
+	script  string // what starts it
 	process *command.Process
 }
 
@@ -92,24 +97,38 @@ func StartLibvirtd(ctx context.Context, dir string) (*Libvirtd, error) {
 		return nil, err
 	}
 	etc := filepath.Join(dir, "etc/libvirt")
-	for name, text := range map[string]string{"qemu.conf": qemuConf, "libvirtd.conf": libvirtdConf} {
+	id := make([]byte, 16)
+	rand.Read(id)
+	uuid := fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+	for name, text := range map[string]string{"qemu.conf": qemuConf, "libvirtd.conf": fmt.Sprintf(libvirtdConf, uuid)} {
 		if err := os.WriteFile(filepath.Join(etc, name), []byte(text), 0o644); err != nil {
 			return nil, err
 		}
 	}
-	script := "set -e\n"
+	// A name with a dot is one that libvirt does not ask the network for.
+	script := fmt.Sprintf("set -e\necho host-%x.test >/proc/sys/kernel/hostname\n", id[:4])
 	for _, f := range privateFolders {
 		script += fmt.Sprintf("mount --bind %s /%s\n", filepath.Join(dir, f), f)
 	}
 	script += fmt.Sprintf("exec libvirtd -p %s/run/libvirtd.pid -f %s/libvirtd.conf", dir, etc)
-	// slave: file systems that the host mounts later are seen by the daemon,
-	// what is bound here is not seen by the host.
-	p, err := command.Start(ctx, command.Cmd{Path: "unshare", Args: []string{"-m", "--propagation", "slave", "sh", "-c", script}},
-		command.StartOptions{Pdeathsig: syscall.SIGTERM})
-	if err != nil {
+	l := &Libvirtd{dir: dir, script: script}
+	if err := l.Start(ctx); err != nil {
 		return nil, err
 	}
-	l := &Libvirtd{dir: dir, process: p}
+	return l, nil
+}
+
+// Start starts the daemon again after Kill, on the same folders, and returns when
+// it answers. It finds the domains that went on without it.
+func (l *Libvirtd) Start(ctx context.Context) error {
+	// slave: file systems that the host mounts later are seen by the daemon,
+	// what is bound here is not seen by the host.
+	p, err := command.Start(ctx, command.Cmd{Path: "unshare", Args: []string{"-m", "-u", "--propagation", "slave", "sh", "-c", l.script}},
+		command.StartOptions{Pdeathsig: syscall.SIGTERM})
+	if err != nil {
+		return err
+	}
+	l.process = p
 	err = await(ctx, "libvirtd answers", func() (bool, error) {
 		select {
 		case <-p.Done():
@@ -119,9 +138,18 @@ func StartLibvirtd(ctx context.Context, dir string) (*Libvirtd, error) {
 		}
 	})
 	if err != nil {
-		return nil, errors.Join(err, p.Stop(ctx))
+		return errors.Join(err, p.Stop(ctx))
 	}
-	return l, nil
+	return nil
+}
+
+// Kill ends the daemon with SIGKILL and waits until it is gone. Domains go on.
+func (l *Libvirtd) Kill() error {
+	if err := syscall.Kill(l.process.Pid(), syscall.SIGKILL); err != nil {
+		return err
+	}
+	<-l.process.Done()
+	return nil
 }
 
 func (l *Libvirtd) socket() string { return filepath.Join(l.dir, "run/libvirt/libvirt-sock") }
