@@ -146,6 +146,14 @@ func (h *host) suspend(t *testing.T, id hypervisor.DomainID) func() {
 // signal sends a signal to a domain's QEMU.
 func (h *host) signal(t *testing.T, id hypervisor.DomainID, sig unix.Signal) {
 	t.Helper()
+	if err := unix.Kill(h.pid(t, id), sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pid returns the process of a domain's QEMU.
+func (h *host) pid(t *testing.T, id hypervisor.DomainID) int {
+	t.Helper()
 	name := map[hypervisor.DomainID]string{onID: h.on.Name, offID: h.off.Name}[id]
 	text, err := os.ReadFile(filepath.Join(h.root.Dir, "run", "qemu", name+".pid"))
 	if err != nil {
@@ -155,9 +163,7 @@ func (h *host) signal(t *testing.T, id hypervisor.DomainID, sig unix.Signal) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Kill(pid, sig); err != nil {
-		t.Fatal(err)
-	}
+	return pid
 }
 
 // kill ends a domain as a crash of its QEMU does, and returns when libvirt knows.
@@ -194,6 +200,16 @@ func (g inside) Gone(ctx context.Context, d hypervisor.Disk) error {
 func TestOnRealGuests(t *testing.T) {
 	h := newHost(t)
 	t.Run("Contract", h.contract)
+	// Cases: E122, E123, E125, E131
+	t.Run("DisksMoveWhileTheGuestWritesAndStayWhatTheyAre", h.writingMoves)
+	// Cases: E111
+	t.Run("ACopyThatFillsItsTargetFailsAndLeavesTheSource", h.fullTarget)
+	// Cases: E112
+	t.Run("ACopyWhoseTargetGoesAwayFailsAndLeavesTheSource", h.lostTarget)
+	// Cases: E114
+	t.Run("ACopyThatTheGuestOutrunsConverges", h.outrun)
+	// Cases: E129
+	t.Run("AThinDiskIsThinAfterItsMove", h.thinMoves)
 	t.Run("AGuestSurvivesTheRestartOfItsNBDServer", h.nbdServerRestarts)
 	t.Run("ALibvirtThatIsAwayIsSaid", libvirtAway)
 }
