@@ -19,7 +19,7 @@ func (d *demo) devices(ctx context.Context) {
 	d.chapter("Two devices on two file systems")
 	d.step(ctx, "refuse a misspelt property", func(ctx context.Context) (string, error) {
 		_, err := d.ctl(ctx, "device", "add", "fast", "--driver", "dir", "-p", "pth="+d.paths["fast"])
-		return refused(err, 1, "pth", "path")
+		return refused(err, 2, "pth", "path")
 	})
 	for _, a := range []struct{ device, kind string }{{"fast", "XFS"}, {"vault", "ext4"}} {
 		d.step(ctx, fmt.Sprintf("add device %s: a folder on %s", a.device, a.kind), func(ctx context.Context) (string, error) {
