@@ -162,7 +162,8 @@ func TestTheHookReadsADefinition(t *testing.T) {
 		text string
 		want cli.Definition
 	}{
-		"disks, chains and the network": {`<domain type='kvm'><name>web01</name><uuid>6f2c</uuid>
+		"disks, chains and the network": {
+			`<domain type='kvm'><name>web01</name><uuid>6f2c</uuid>
 			<metadata><x:disk xmlns:x='y'><source file='/not/this'/></x:disk></metadata>
 			<devices>
 			  <disk type='file'><source file='/srv/a.qcow2'/><backingStore><source file='/srv/base'/><backingStore/></backingStore><alias name='virtio-disk0'/></disk>
@@ -173,13 +174,16 @@ func TestTheHookReadsADefinition(t *testing.T) {
 			  <disk type='file' device='cdrom'/>
 			  <interface><source bridge='br0' dev='eth0'/></interface>
 			</devices></domain>`,
-			cli.Definition{ID: "6f2c", Name: "web01", Sources: []string{"/srv/a.qcow2", "/srv/base", "/dev/vg/b", "pool/img", "v"}, Tenon: true}},
+			cli.Definition{ID: "6f2c", Name: "web01", Sources: []string{"/srv/a.qcow2", "/srv/base", "/dev/vg/b", "pool/img", "v"}, Tenon: true},
+		},
 		"an alias of something else is not a disk's": {
 			`<domain><name>x</name><devices><interface><alias name='ua-tenon-1'/></interface></devices></domain>`,
-			cli.Definition{Name: "x"}},
+			cli.Definition{Name: "x"},
+		},
 		"paths in all their glory": {
 			`<domain><name>a&amp;b</name><devices><disk><source file='/srv/Ä, b&apos;c &quot;d&quot;'/></disk></devices></domain>`,
-			cli.Definition{Name: "a&b", Sources: []string{`/srv/Ä, b'c "d"`}}},
+			cli.Definition{Name: "a&b", Sources: []string{`/srv/Ä, b'c "d"`}},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, cli.ReadDefinition([]byte(c.text))); diff != "" {

@@ -118,8 +118,10 @@ func TestAPolicyReadsBackWhatItPrints(t *testing.T) {
 			{Action: tenonv1.PolicyAction_POLICY_ACTION_MOVE, Target: "slow"}, {Action: tenonv1.PolicyAction_POLICY_ACTION_DETACH}, {Action: tenonv1.PolicyAction_POLICY_ACTION_ASK},
 		},
 		"pause,shutdown:restart,shutdown,ignore": {
-			{Action: tenonv1.PolicyAction_POLICY_ACTION_PAUSE}, {Action: tenonv1.PolicyAction_POLICY_ACTION_SHUTDOWN, Restart: true},
-			{Action: tenonv1.PolicyAction_POLICY_ACTION_SHUTDOWN}, {Action: tenonv1.PolicyAction_POLICY_ACTION_IGNORE},
+			{Action: tenonv1.PolicyAction_POLICY_ACTION_PAUSE},
+			{Action: tenonv1.PolicyAction_POLICY_ACTION_SHUTDOWN, Restart: true},
+			{Action: tenonv1.PolicyAction_POLICY_ACTION_SHUTDOWN},
+			{Action: tenonv1.PolicyAction_POLICY_ACTION_IGNORE},
 		},
 	} {
 		steps, err := show.ParsePolicy(text)
