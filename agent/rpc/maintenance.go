@@ -25,7 +25,7 @@ type maintenances struct {
 
 // PlanMaintenance says what a maintenance would do.
 func (s *maintenances) PlanMaintenance(ctx context.Context, r *tenonv1.PlanMaintenanceRequest) (*tenonv1.PlanMaintenanceResponse, error) {
-	intent, err := intentFrom(r.GetIntent(), callerOf(ctx))
+	intent, err := intentFrom(r.GetIntent(), requesterOf(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (s *maintenances) PlanMaintenance(ctx context.Context, r *tenonv1.PlanMaint
 
 // PrepareMaintenance asks for a maintenance.
 func (s *maintenances) PrepareMaintenance(ctx context.Context, r *tenonv1.PrepareMaintenanceRequest) (*tenonv1.PrepareMaintenanceResponse, error) {
-	intent, err := intentFrom(r.GetIntent(), callerOf(ctx))
+	intent, err := intentFrom(r.GetIntent(), requesterOf(ctx))
 	if err != nil {
 		return nil, err
 	}

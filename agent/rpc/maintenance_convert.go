@@ -3,9 +3,12 @@
 package rpc
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
+
+	"google.golang.org/grpc/peer"
 
 	"github.com/tenon-storage/tenon/agent/maintenance"
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
@@ -105,6 +108,19 @@ func stampOf(s protocol.Stamp) *tenonv1.Stamp {
 		return nil
 	}
 	return &tenonv1.Stamp{Term: s.Term, Epoch: s.Epoch, Rank: uint32(s.Rank)}
+}
+
+// requesterOf names who wants something, for longer than the call: unlike
+// callerOf's name it is the same when the request is repeated.
+func requesterOf(ctx context.Context) string {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return "unknown"
+	}
+	if local, ok := p.AuthInfo.(PeerInfo); ok {
+		return fmt.Sprintf("uid=%d", local.UID)
+	}
+	return callerOf(ctx)
 }
 
 // intentFrom reads what a caller wants; who wants it is the connection's to say.

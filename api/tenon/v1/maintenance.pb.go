@@ -716,11 +716,11 @@ type MaintenanceIntent struct {
 	// Grows with each change of this intent. An intent that is there already is
 	// changed by a request with its id and a higher revision.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Who asked, such as "uid=0/pid=4711". Set by tenond.
+	// Who asked, such as "uid=0". Set by tenond.
 	Requester string `protobuf:"bytes,3,opt,name=requester,proto3" json:"requester,omitempty"`
 	// Why, for people.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	// What happens to I/O.
+	// What happens to I/O; unspecified in a request: IMPACT_DISCONNECT.
 	Impact Impact `protobuf:"varint,5,opt,name=impact,proto3,enum=tenon.v1.Impact" json:"impact,omitempty"`
 	// How long the service is expected to take.
 	ExpectedDuration *durationpb.Duration `protobuf:"bytes,6,opt,name=expected_duration,json=expectedDuration,proto3" json:"expected_duration,omitempty"`

@@ -132,7 +132,7 @@ type PrepareMaintenanceRequest struct {
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The device's name.
 	Device string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
-	// What is wanted. Its impact is required.
+	// What is wanted.
 	Intent        *MaintenanceIntent `protobuf:"bytes,3,opt,name=intent,proto3" json:"intent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -56,7 +56,7 @@ type MaintenanceServiceClient interface {
 	// maintenance when its phase says so. Errors: NOT_FOUND, INVALID; CONFLICT when
 	// the plan is not the one whose digest is demanded, naming what differs, when
 	// the id is used for another intent and the revision is not higher, or when a
-	// manager has the host; DENIED for force without a permission.
+	// manager has the host.
 	PrepareMaintenance(ctx context.Context, in *PrepareMaintenanceRequest, opts ...grpc.CallOption) (*PrepareMaintenanceResponse, error)
 	// GetMaintenance returns where one device stands. Errors: NOT_FOUND.
 	GetMaintenance(ctx context.Context, in *GetMaintenanceRequest, opts ...grpc.CallOption) (*GetMaintenanceResponse, error)
@@ -66,20 +66,21 @@ type MaintenanceServiceClient interface {
 	// without end; or that of every device. Changes that follow each other quickly
 	// are sent as one. Errors: NOT_FOUND.
 	WatchMaintenance(ctx context.Context, in *WatchMaintenanceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMaintenanceResponse], error)
-	// ExtendMaintenance gives a maintenance other deadlines. Errors: NOT_FOUND,
-	// INVALID, CONFLICT when several cover the device and none is named.
+	// ExtendMaintenance gives a maintenance other deadlines. Errors: NOT_FOUND;
+	// INVALID, also when several cover the device and none is named; CONFLICT when a
+	// manager has the host.
 	ExtendMaintenance(ctx context.Context, in *ExtendMaintenanceRequest, opts ...grpc.CallOption) (*ExtendMaintenanceResponse, error)
 	// OverrideMaintenance overrules one use or host that keeps a maintenance
 	// waiting. It is recorded with who allowed it. Errors: NOT_FOUND, INVALID,
-	// CONFLICT, DENIED without a permission.
+	// CONFLICT.
 	OverrideMaintenance(ctx context.Context, in *OverrideMaintenanceRequest, opts ...grpc.CallOption) (*OverrideMaintenanceResponse, error)
 	// CancelMaintenance takes an intent back before the device is in maintenance.
-	// Errors: NOT_FOUND; CONFLICT once it is in maintenance, or when several cover
-	// the device and none is named.
+	// Errors: NOT_FOUND; INVALID when several cover the device and none is named;
+	// CONFLICT once it is in maintenance.
 	CancelMaintenance(ctx context.Context, in *CancelMaintenanceRequest, opts ...grpc.CallOption) (*CancelMaintenanceResponse, error)
 	// EndMaintenance says that the service is done: the device is verified and
-	// opened again. Errors: NOT_FOUND; CONFLICT when it is not in maintenance, or
-	// when several cover the device and none is named.
+	// opened again. A return that failed is tried again. Errors: NOT_FOUND; INVALID
+	// when several cover the device and none is named; CONFLICT.
 	EndMaintenance(ctx context.Context, in *EndMaintenanceRequest, opts ...grpc.CallOption) (*EndMaintenanceResponse, error)
 	// ObjectUse objects to a maintenance in the name of a use. Errors: NOT_FOUND,
 	// INVALID, CONFLICT for an epoch that is over or a device that is fenced.
@@ -320,7 +321,7 @@ type MaintenanceServiceServer interface {
 	// maintenance when its phase says so. Errors: NOT_FOUND, INVALID; CONFLICT when
 	// the plan is not the one whose digest is demanded, naming what differs, when
 	// the id is used for another intent and the revision is not higher, or when a
-	// manager has the host; DENIED for force without a permission.
+	// manager has the host.
 	PrepareMaintenance(context.Context, *PrepareMaintenanceRequest) (*PrepareMaintenanceResponse, error)
 	// GetMaintenance returns where one device stands. Errors: NOT_FOUND.
 	GetMaintenance(context.Context, *GetMaintenanceRequest) (*GetMaintenanceResponse, error)
@@ -330,20 +331,21 @@ type MaintenanceServiceServer interface {
 	// without end; or that of every device. Changes that follow each other quickly
 	// are sent as one. Errors: NOT_FOUND.
 	WatchMaintenance(*WatchMaintenanceRequest, grpc.ServerStreamingServer[WatchMaintenanceResponse]) error
-	// ExtendMaintenance gives a maintenance other deadlines. Errors: NOT_FOUND,
-	// INVALID, CONFLICT when several cover the device and none is named.
+	// ExtendMaintenance gives a maintenance other deadlines. Errors: NOT_FOUND;
+	// INVALID, also when several cover the device and none is named; CONFLICT when a
+	// manager has the host.
 	ExtendMaintenance(context.Context, *ExtendMaintenanceRequest) (*ExtendMaintenanceResponse, error)
 	// OverrideMaintenance overrules one use or host that keeps a maintenance
 	// waiting. It is recorded with who allowed it. Errors: NOT_FOUND, INVALID,
-	// CONFLICT, DENIED without a permission.
+	// CONFLICT.
 	OverrideMaintenance(context.Context, *OverrideMaintenanceRequest) (*OverrideMaintenanceResponse, error)
 	// CancelMaintenance takes an intent back before the device is in maintenance.
-	// Errors: NOT_FOUND; CONFLICT once it is in maintenance, or when several cover
-	// the device and none is named.
+	// Errors: NOT_FOUND; INVALID when several cover the device and none is named;
+	// CONFLICT once it is in maintenance.
 	CancelMaintenance(context.Context, *CancelMaintenanceRequest) (*CancelMaintenanceResponse, error)
 	// EndMaintenance says that the service is done: the device is verified and
-	// opened again. Errors: NOT_FOUND; CONFLICT when it is not in maintenance, or
-	// when several cover the device and none is named.
+	// opened again. A return that failed is tried again. Errors: NOT_FOUND; INVALID
+	// when several cover the device and none is named; CONFLICT.
 	EndMaintenance(context.Context, *EndMaintenanceRequest) (*EndMaintenanceResponse, error)
 	// ObjectUse objects to a maintenance in the name of a use. Errors: NOT_FOUND,
 	// INVALID, CONFLICT for an epoch that is over or a device that is fenced.

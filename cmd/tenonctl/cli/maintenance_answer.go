@@ -153,7 +153,8 @@ func (a *app) maintenancePolicy() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(resp, func() string { return show.Policy(resp.GetPolicy()) + "\n" })
+			return a.printList(resp, len(resp.GetPolicy()), "no policy was set for "+args[0]+"; disks move, or somebody has to answer for them",
+				func() string { return show.Policy(resp.GetPolicy()) + "\n" })
 		}
 		request := &tenonv1.SetMaintenancePolicyRequest{RequestId: a.requestID, Subject: args[0]}
 		if args[1] != "" {
@@ -162,7 +163,10 @@ func (a *app) maintenancePolicy() *cobra.Command {
 			}
 		}
 		resp, err := client.SetMaintenancePolicy(ctx, request)
-		return a.said(ctx, resp, err, "%s", show.Policy(resp.GetPolicy()))
+		if len(resp.GetPolicy()) == 0 {
+			return a.said(ctx, resp, err, "%s has no policy of its own", args[0])
+		}
+		return a.said(ctx, resp, err, "%s: %s", args[0], show.Policy(resp.GetPolicy()))
 	})
 	return cmd
 }
