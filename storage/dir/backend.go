@@ -31,6 +31,7 @@ type backend struct {
 	closed  bool
 	fs      filesystem
 	streams map[*stream]bool // open readers and writers
+	daemons map[int]bool     // storage daemons of calls, readers and writers
 }
 
 var _ primitives.Backend = (*backend)(nil)
@@ -39,8 +40,9 @@ var _ primitives.Backend = (*backend)(nil)
 type session struct {
 	*backend
 	tree
-	fs   filesystem
-	meta *hold // the device's lock, for operations that change records
+	fs     filesystem
+	meta   *hold // the device's lock, for operations that change records
+	fenced bool  // the device is closed for service
 }
 
 func errClosed() *primitives.Error {
@@ -64,21 +66,55 @@ func (b *backend) isClosed() bool {
 
 // enterEvenClosed is for taking back what was begun before Close.
 func (b *backend) enterEvenClosed(ctx context.Context, locked bool) (*session, error) {
-	s, err := b.session(ctx)
-	if err != nil || !locked {
-		return s, err
-	}
-	if s.meta, err = s.lockMeta(ctx); err != nil {
-		s.leave()
+	s, err := b.reach(ctx, locked)
+	if err != nil {
 		return nil, err
 	}
-	if !s.fs.probed {
+	if s.fenced {
+		defer s.leave()
+		return nil, s.errFenced()
+	}
+	if locked && !s.fs.probed {
 		if err := s.probeAgain(ctx); err != nil {
 			s.leave()
 			return nil, err
 		}
 	}
 	return s, nil
+}
+
+// reach is enterEvenClosed for what a fenced device does too.
+func (b *backend) reach(ctx context.Context, locked bool) (*session, error) {
+	s, err := b.session(ctx)
+	if err == nil && locked {
+		s.meta, err = s.lockMeta(ctx)
+	}
+	if err == nil {
+		s.fenced, err = s.isFenced()
+	}
+	if err != nil {
+		if s != nil {
+			s.leave()
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+// relock takes the device's lock again in the middle of an operation.
+func (s *session) relock(ctx context.Context) error {
+	var err error
+	if s.meta, err = s.lockMeta(ctx); err != nil {
+		return err
+	}
+	// Meanwhile somebody else had it.
+	if s.fenced, err = s.isFenced(); err == nil && s.fenced {
+		err = s.errFenced()
+	}
+	if err != nil {
+		s.meta.release()
+	}
+	return err
 }
 
 // probeAgain is for a file system that was read-only or full at Open.
@@ -185,23 +221,24 @@ func (b *backend) Describe(ctx context.Context) (primitives.Description, error) 
 		return primitives.Description{}, errClosed()
 	}
 	d := primitives.Description{Backend: b.uuid, Total: -1, Free: -1, Granule: granule, AtTime: time.Now()}
-	s, err := b.enter(ctx)
+	s, err := b.reach(ctx, false)
 	if err != nil {
 		d.Health, d.HealthNote = primitives.Unreachable, err.Error()
-		if errors.Is(err, primitives.CodeFenced) {
-			d.Health = primitives.Failed
+		if other, ok := errors.AsType[*errForeign](err); ok {
+			d.Health, d.Backend = primitives.Failed, other.have
 		}
 		d.Caps = b.caps(known)
 		return d, nil
 	}
 	defer s.leave()
+	d.Fenced = s.fenced
 	var st unix.Statfs_t
 	if err := bounded(ctx, func() error { return unix.Statfs(s.host("."), &st) }); err != nil {
 		d.Health, d.HealthNote, d.Caps = primitives.Unreachable, err.Error(), b.caps(known)
 		return d, nil
 	}
 	d.Total, d.Free = int64(st.Blocks)*st.Bsize, int64(st.Bavail)*st.Bsize
-	if !known.probed && st.Flags&unix.ST_RDONLY == 0 {
+	if !known.probed && st.Flags&unix.ST_RDONLY == 0 && !s.fenced {
 		known = b.probe(s.tree)
 	}
 	d.Caps = b.caps(known)
@@ -243,7 +280,7 @@ func (b *backend) caps(fs filesystem) primitives.Caps {
 
 // Facets offers everything: what one object cannot, its capabilities tell.
 func (b *backend) Facets() primitives.Facets {
-	return primitives.Facets{Snapshots: snapshots{b}, Resize: resizer{b}, Delta: delta{b}, Map: mapper{b}, Import: importer{b}}
+	return primitives.Facets{Snapshots: snapshots{b}, Resize: resizer{b}, Delta: delta{b}, Map: mapper{b}, Import: importer{b}, Fence: fencer{b}}
 }
 
 // Stat looks one object up.

@@ -213,8 +213,7 @@ func (s *session) fillByCopy(ctx context.Context, src primitives.URI, c *cloning
 	if err := s.syncLayer(c.dst.Layers[0].ref()); err != nil {
 		return err
 	}
-	s.meta, err = s.lockMeta(ctx)
-	return err
+	return s.relock(ctx)
 }
 
 // undoClone takes a failed clone away.

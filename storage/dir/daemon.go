@@ -32,6 +32,7 @@ const allocationDepth = "qemu:allocation-depth"
 type qcow2Image struct {
 	client *nbd.Client
 	daemon *command.Process
+	gone   func() // tells the device that the daemon has ended
 }
 
 // openQcow2 opens a chain of a volume of that size.
@@ -74,13 +75,27 @@ func (s *session) serve(ctx context.Context, chain []layerRef, writable bool) (*
 		_ = conn.Close()
 		return nil, err
 	}
+	gone := s.employ(daemon.Pid())
 	_ = listening.Close() // the daemon's death must show as an end of the connection
 	client, err := nbd.NewClient(ctx, conn, nbd.Options{Export: exportName, MetaContexts: []string{nbd.BaseAllocation, allocationDepth}})
 	if err != nil {
 		_ = daemon.Stop(ctx) // how it ended is in what follows
+		gone()
 		return nil, s.explain(errors.Join(err, daemon.Wait()))
 	}
-	return &qcow2Image{client, daemon}, nil
+	return &qcow2Image{client, daemon, gone}, nil
+}
+
+// employ notes a storage daemon for as long as it lives.
+func (b *backend) employ(pid int) (gone func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.daemons[pid] = true
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.daemons, pid)
+	}
 }
 
 const exportName = "volume"
@@ -194,6 +209,7 @@ func (q *qcow2Image) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupTime)
 	defer cancel()
 	_ = q.daemon.Stop(ctx) // that it had to be killed does no harm either
+	q.gone()
 	return err
 }
 
@@ -201,4 +217,5 @@ func (q *qcow2Image) kill() {
 	q.daemon.Signal(syscall.SIGKILL)
 	_ = q.client.Close()
 	<-q.daemon.Done()
+	q.gone()
 }

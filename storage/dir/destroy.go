@@ -64,7 +64,7 @@ func (b *backend) destroy(ctx context.Context, t primitives.Tombstone, d primiti
 		if err := s.eraseAll(ctx, w.gone, d.Report); err != nil {
 			return err
 		}
-		if s.meta, err = s.lockMeta(ctx); err != nil {
+		if err := s.relock(ctx); err != nil {
 			return err
 		}
 		if w, err = s.beginBurial(t, d.Erase); err != nil || w == nil {

@@ -13,6 +13,8 @@
 //	data/ID.FORMAT      the bytes; a path here never changes its meaning, because guests name it
 //	mappings/           what is mapped, on which host, since which boot
 //	work/               what is under way; empty when nothing is
+//	data.fenced/        data/, while the device is closed for service
+//	fence.json          who closed it, and when
 //
 // A volume's record is the only truth about it, so every change is one durable
 // write of one file, and delink is one durable rename. No data file is made
@@ -102,7 +104,7 @@ func (d Driver) Validate(ctx context.Context, c primitives.Change) []primitives.
 // Open opens the directory, makes it a device if it is empty and no identity is
 // demanded of it, and clears away what a crash left.
 func (d Driver) Open(ctx context.Context, o primitives.OpenRequest) (primitives.Backend, error) {
-	b := &backend{driver: d, name: o.Name, folder: o.Props[propPath], machine: o.Host, streams: map[*stream]bool{}}
+	b := &backend{driver: d, name: o.Name, folder: o.Props[propPath], machine: o.Host, streams: map[*stream]bool{}, daemons: map[int]bool{}}
 	u := primitives.URI{Device: o.Name}
 	err := bounded(ctx, func() error {
 		found, err := inspectOr(o.Props, b.initialise)

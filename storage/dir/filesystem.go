@@ -118,14 +118,19 @@ func installed(programs ...string) bool {
 func (b *backend) prepare(ctx context.Context) error {
 	b.tools = installed(qemuImg, storageDaemon)
 	b.clearSockets()
-	s, err := b.enter(ctx)
+	s, err := b.reach(ctx, false)
 	if err != nil {
 		return err
 	}
-	err = s.checkFolders()
+	fenced := s.fenced
+	if fenced {
+		b.recall(s.tree)
+	} else {
+		err = s.checkFolders()
+	}
 	s.leave()
-	if err != nil {
-		return err
+	if err != nil || fenced {
+		return err // a fenced device is left as it is
 	}
 	// The first change probes the file system and clears away.
 	if s, err = b.change(ctx); err != nil {

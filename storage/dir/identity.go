@@ -181,8 +181,15 @@ func missing(path string) error {
 		Trying("mount the file system; nothing was written to the directory beneath")
 }
 
+// errForeign says that another device lies at the path.
+type errForeign struct{ path, want, have string }
+
+func (e *errForeign) Error() string {
+	return fmt.Sprintf("%s is device %s, not %s: another file system is mounted there", e.path, e.have, e.want)
+}
+
 func foreign(path, want, have string) error {
-	return primitives.Errorf(primitives.CodeFenced, "%s is device %s, not %s: another file system is mounted there", path, have, want).
+	return (&primitives.Error{Code: primitives.CodeFenced, Err: &errForeign{path, want, have}}).
 		Trying("mount the right file system, or add this one as another device")
 }
 

@@ -155,3 +155,18 @@ func (t tree) layerUse(layer string) (layerUse, error) {
 	}
 	return unused, nil
 }
+
+// anyLayerUsed reports whether anybody, in this process or another, reads or
+// writes any layer.
+func (t tree) anyLayerUsed() (bool, error) {
+	f, err := t.open(lockFile, os.O_RDONLY)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	lk := &unix.Flock_t{Type: unix.F_WRLCK, Start: 1} // to the end
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, lk); err != nil {
+		return false, err
+	}
+	return lk.Type != unix.F_UNLCK, nil
+}

@@ -47,7 +47,7 @@ func (b *backend) freeing(ctx context.Context, do func() error) error {
 	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return err
 	}
-	s, enter := b.change(ctx)
+	s, enter := b.reach(ctx, true)
 	if enter != nil {
 		return err
 	}

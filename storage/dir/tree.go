@@ -28,6 +28,9 @@ const (
 	dataDir     = "data"     // the bytes, under names that never change
 	mappingsDir = "mappings" // what is mapped, on which host
 	workDir     = "work"     // what is under way: the only thing Open has to look through
+
+	fencedDir = "data.fenced" // dataDir while the device is closed for service
+	fenceFile = "fence.json"  // who closed it
 )
 
 // maxRecord bounds what is read as a record.

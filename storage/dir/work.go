@@ -76,6 +76,9 @@ func (s *session) recover(ctx context.Context) error {
 	if err := s.clearMappings(); err != nil {
 		return err
 	}
+	if err := s.remove(fenceFile); err != nil { // of a fence that did not come to stand, or stands no more
+		return err
+	}
 	names, err := s.names(workDir)
 	if err != nil {
 		return err

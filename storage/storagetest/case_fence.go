@@ -273,6 +273,7 @@ func holdersAreOfNow(c *C) {
 	c.unmap(other, m)
 	c.same(len(c.holders(b)), 0, "the number of holders after another backend unmapped")
 	c.fence(b)
+	c.unfence(b)
 }
 
 // Fence 8. The caller's side waits for them and gives up as a conflict.
