@@ -38,6 +38,9 @@ func (s *Service) Start() {
 
 // Stop ends what Start began.
 func (s *Service) Stop() {
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
 	s.stop()
 	s.work.Wait()
 }

@@ -19,6 +19,9 @@ import (
 // callTime bounds a call of the hypervisor that does not wait for a guest.
 const callTime = time.Minute
 
+// glanceTime bounds a look that only saves time.
+const glanceTime = time.Second
+
 // usePrefix begins the ID of every disk's use, and so the Consumer of every
 // mapping that serves a disk.
 const usePrefix = "disk-"
@@ -42,8 +45,9 @@ type Service struct {
 	work sync.WaitGroup
 	wake chan struct{} // a reconciliation is wanted; holds one wish
 
-	mu   sync.Mutex                   // guards seen
-	seen map[string]hypervisor.Domain // by name and by ID, when they were looked at last
+	mu      sync.Mutex                   // guards what follows
+	seen    map[string]hypervisor.Domain // by name and by ID, when they were looked at last
+	stopped bool                         // nothing is added to work any more
 }
 
 // New returns the service and registers its kinds of operation. a is nil on a
@@ -136,10 +140,20 @@ func (s *Service) Domain(ctx context.Context, nameOrID string) (hypervisor.Domai
 
 // recall is Domain that answers with what was seen last, where that names a
 // domain. Nothing is changed on the strength of a memory: whoever acts on it has
-// the hypervisor make sure of the name.
+// the hypervisor make sure of the name. The domain is looked at anew meanwhile, so
+// that the hypervisor need not begin with that when it is asked to act.
 func (s *Service) recall(ctx context.Context, nameOrID string) (hypervisor.Domain, error) {
 	s.mu.Lock()
 	d, remembered := s.seen[nameOrID]
+	if remembered && !s.stopped {
+		ctx := context.WithoutCancel(ctx)
+		s.work.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, glanceTime)
+			defer cancel()
+			// What goes wrong here, whoever acts on the domain finds out.
+			_, _ = s.Domain(ctx, string(d.ID))
+		})
+	}
 	s.mu.Unlock()
 	if remembered {
 		return d, nil

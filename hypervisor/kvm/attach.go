@@ -22,11 +22,50 @@ func (a *Adapter) Attach(ctx context.Context, r hypervisor.AttachRequest) (hyper
 	if err := checkAttach(r); err != nil {
 		return hypervisor.AttachResult{}, err
 	}
-	v, unlock, err := a.claimNamed(ctx, r.Domain, r.Name, "attach disk "+string(r.Disk))
+	unlock, err := a.reserve(ctx, r.Domain, "attach disk "+string(r.Disk))
 	if err != nil {
 		return hypervisor.AttachResult{}, err
 	}
 	defer unlock()
+	if v, ok := a.glances.take(ctx, r.Domain, r.Name); ok {
+		return a.attachGlanced(ctx, v, r)
+	}
+	v, err := a.lookNamed(ctx, r.Domain, r.Name)
+	if err != nil {
+		return hypervisor.AttachResult{}, err
+	}
+	return a.attachSeen(ctx, v, r)
+}
+
+// attachGlanced attaches upon a glance. When that is refused and the domain is not
+// as it was seen, it attaches to what there is now.
+func (a *Adapter) attachGlanced(ctx context.Context, v view, r hypervisor.AttachRequest) (hypervisor.AttachResult, error) {
+	res, err := a.attachSeen(ctx, v, r)
+	if !mayBeStale(res, err) {
+		return res, err
+	}
+	now, lookErr := a.lookNamed(ctx, r.Domain, r.Name)
+	if lookErr == nil && now == v {
+		return res, err
+	}
+	again, againErr := hypervisor.AttachResult{}, lookErr
+	if lookErr == nil {
+		again, againErr = a.attachSeen(ctx, now, r)
+	}
+	if err != nil { // so nothing was attached
+		return again, againErr
+	}
+	if againErr != nil {
+		return res, nil
+	}
+	if again.Live == hypervisor.Already {
+		again.Live = res.Live
+	}
+	return again, nil
+}
+
+// attachSeen attaches to a domain that is as v shows it.
+func (a *Adapter) attachSeen(ctx context.Context, v view, r hypervisor.AttachRequest) (hypervisor.AttachResult, error) {
 	a.removals.settle(r.Domain, v)
 	if disk := find(v.live, r.Disk); disk != nil && a.removals.has(r.Domain, disk.Alias.Name) {
 		return hypervisor.AttachResult{}, primitives.Errorf(primitives.CodeConflict,

@@ -81,8 +81,14 @@ func run[T any](ctx context.Context, a *Adapter, conn virt.Conn, q ask, fn func(
 		return none, err
 	}
 	results := make(chan result, 1)
+	if q.waits {
+		a.glances.changed()
+	}
 	go func() {
 		v, err := fn(conn)
+		if q.waits {
+			a.glances.changed() // before anybody knows
+		}
 		results <- result{v, err}
 		if late := ticket.returned(); late {
 			a.log.WarnContext(ctx, "a call that was given up has returned", "call", q.what, "domain", q.domain,

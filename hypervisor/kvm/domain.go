@@ -32,11 +32,13 @@ func (a *Adapter) Domains(ctx context.Context) ([]hypervisor.Domain, error) {
 	return out, nil
 }
 
-// Domain finds one domain.
+// Domain finds one domain. An attach to it that comes at once builds upon what
+// was seen here (see [glances]).
 func (a *Adapter) Domain(ctx context.Context, nameOrID string) (hypervisor.Domain, error) {
 	if nameOrID == "" {
 		return hypervisor.Domain{}, primitives.Invalid("domain", "it is empty; expected a domain's name or ID")
 	}
+	g := a.glances.begin(nameOrID)
 	v, err := call(ctx, a, ask{what: fmt.Sprintf("find domain %q", nameOrID)}, func(c virt.Conn) (view, error) {
 		d, err := lookUp(c, nameOrID)
 		if err != nil {
@@ -44,6 +46,7 @@ func (a *Adapter) Domain(ctx context.Context, nameOrID string) (hypervisor.Domai
 		}
 		return readView(c, d, &a.readings)
 	})
+	a.glances.end(g, v, err)
 	if err != nil {
 		return hypervisor.Domain{}, err
 	}
@@ -76,26 +79,32 @@ func (a *Adapter) Disks(ctx context.Context, d hypervisor.DomainID) ([]hyperviso
 // is refused while a call that was given up may still change something, so that
 // what was read stays true until unlock.
 func (a *Adapter) claim(ctx context.Context, d hypervisor.DomainID, what string) (v view, unlock func(), err error) {
-	return a.claimNamed(ctx, d, "", what)
-}
-
-// claimNamed is claim of a domain that has to bear a name, unless that is "".
-func (a *Adapter) claimNamed(ctx context.Context, d hypervisor.DomainID, name, what string) (v view, unlock func(), err error) {
-	if err := checkDomain(d); err != nil {
-		return view{}, nil, err
-	}
-	unlock, err = a.lock(ctx, domainKey(d))
+	unlock, err = a.reserve(ctx, d, what)
 	if err != nil {
 		return view{}, nil, err
 	}
-	if _, err = a.breaker.admit(ask{domain: d, waits: true}.lane(), what, time.Now()); err == nil {
-		v, err = a.lookNamed(ctx, d, name)
-	}
+	v, err = a.look(ctx, d)
 	if err != nil {
 		unlock()
 		return view{}, nil, err
 	}
 	return v, unlock, nil
+}
+
+// reserve is claim without reading anything.
+func (a *Adapter) reserve(ctx context.Context, d hypervisor.DomainID, what string) (unlock func(), err error) {
+	if err := checkDomain(d); err != nil {
+		return nil, err
+	}
+	unlock, err = a.lock(ctx, domainKey(d))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := a.breaker.admit(ask{domain: d, waits: true}.lane(), what, time.Now()); err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
 }
 
 // look reads a domain as it is now.

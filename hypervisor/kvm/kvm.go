@@ -76,6 +76,7 @@ type Adapter struct {
 	copies      copies
 	watchers    watchers
 	readings    readings
+	glances     glances
 }
 
 var _ hypervisor.Adapter = (*Adapter)(nil)
@@ -129,6 +130,7 @@ func (a *Adapter) Close() error { return a.link.close() }
 
 // handle takes an event of libvirt: it wakes who waits for it and decides nothing.
 func (a *Adapter) handle(e virt.Event) {
+	a.glances.changed()
 	a.removals.event(e)
 	a.copies.event(e)
 	a.watchers.add(hypervisor.DomainID(e.Domain))
