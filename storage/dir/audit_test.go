@@ -171,10 +171,11 @@ func audit(t testing.TB, path string) {
 			}
 		}
 	}
+	data := dataFolder(t, path)
 	for name, r := range all {
-		auditRecord(t, path, name, r, handles)
+		auditRecord(t, data, name, r, handles)
 	}
-	for _, name := range entries(t, filepath.Join(path, "data")) {
+	for _, name := range entries(t, data) {
 		if !needed[name] {
 			t.Errorf("data/%s belongs to nothing", name)
 		}
@@ -182,6 +183,19 @@ func audit(t testing.TB, path string) {
 	for _, name := range entries(t, filepath.Join(path, "work")) {
 		t.Errorf("work/%s was left behind", name)
 	}
+}
+
+// dataFolder is where the bytes lie: in one place or, fenced, in the other.
+func dataFolder(t testing.TB, path string) string {
+	t.Helper()
+	data, aside := filepath.Join(path, "data"), filepath.Join(path, "data.fenced")
+	if _, err := os.Lstat(aside); err != nil {
+		return data
+	}
+	if _, err := os.Lstat(data); err == nil {
+		t.Errorf("%s and %s are both there", data, aside)
+	}
+	return aside
 }
 
 func readRecord(t testing.TB, file string) onDisk {
@@ -197,7 +211,7 @@ func readRecord(t testing.TB, file string) onDisk {
 	return r
 }
 
-func auditRecord(t testing.TB, path, name string, r onDisk, handles map[string]bool) {
+func auditRecord(t testing.TB, data, name string, r onDisk, handles map[string]bool) {
 	t.Helper()
 	if strings.Contains(name, ".tmp-") {
 		t.Errorf("%s was left behind", name)
@@ -205,7 +219,7 @@ func auditRecord(t testing.TB, path, name string, r onDisk, handles map[string]b
 	layers := map[string]bool{}
 	for _, l := range r.Layers {
 		layers[l.ID] = true
-		_, err := os.Lstat(filepath.Join(path, "data", l.ID+"."+l.Format))
+		_, err := os.Lstat(filepath.Join(data, l.ID+"."+l.Format))
 		if err != nil && r.State != "creating" && !r.dying(l.ID) {
 			t.Errorf("%s has lost a file: %v", name, err)
 		}

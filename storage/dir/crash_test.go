@@ -138,6 +138,9 @@ func scenarios() map[string]scenario {
 		"resize qcow2":     {on: "ext4", setup: qcow2, act: grows, check: holdsIn(vol("a"), seedA)},
 		"settle":           {on: "ext4", setup: qcow2, act: settles, check: holdsIn(vol("a").At("s"), seedA)},
 		"relink":           {on: "ext4", setup: snapped(primitives.FormatQcow2), act: relinks, check: holdsIn(vol("b").At("s1"), seedA)},
+		"fence":            {on: "ext4", setup: snapped(primitives.FormatQcow2), act: fences, check: isFenced(seedA)},
+		"fence on XFS":     {on: "xfs", setup: snapped(primitives.FormatRaw), act: fences, check: isFenced(seedA)},
+		"unfence":          {on: "ext4", setup: fencedAfter(snapped(primitives.FormatQcow2)), act: unfences, check: holdsIn(vol("a").At("s1"), seedA)},
 		"import":           {on: "ext4", setup: foreign, act: imports, check: holdsIn(vol("b"), seedB)},
 		"destroy a volume": {on: "ext4", setup: snapped(primitives.FormatQcow2), act: removes(vol("a"), primitives.EraseNone), check: leaves()},
 		"erase a volume":   {on: "ext4", setup: raw, act: removes(vol("a"), primitives.EraseZero), check: leaves()},
@@ -158,6 +161,37 @@ func scenarios() map[string]scenario {
 		},
 	}
 	return all
+}
+
+func fences(ctx context.Context, b primitives.Backend, _ string) error {
+	_, err := b.Facets().Fence.Fence(ctx, op("op"))
+	return err
+}
+
+func unfences(ctx context.Context, b primitives.Backend, _ string) error {
+	return b.Facets().Fence.Unfence(ctx, op("op"))
+}
+
+// fencedAfter is a setup that leaves the device fenced.
+func fencedAfter(setup func(testing.TB, primitives.Backend, string)) func(testing.TB, primitives.Backend, string) {
+	return func(t testing.TB, b primitives.Backend, path string) {
+		setup(t, b, path)
+		must(t, fences(t.Context(), b, path))
+	}
+}
+
+// isFenced checks that the fence stands, and what is behind it.
+func isFenced(seed uint64) func(testing.TB, primitives.Backend) {
+	return func(t testing.TB, b primitives.Backend) {
+		t.Helper()
+		if d, err := b.Describe(t.Context()); err != nil || !d.Fenced {
+			t.Errorf("Describe() = fenced %t, %v; want fenced", d.Fenced, err)
+		}
+		_, err := b.Read(t.Context(), vol("a").At("s1"), primitives.Op{})
+		refused(t, err, primitives.CodeFenced, "Read")
+		must(t, unfences(t.Context(), b, ""))
+		holdsIn(vol("a").At("s1"), seed)(t, b)
+	}
 }
 
 func reverts(ctx context.Context, b primitives.Backend, _ string) error {

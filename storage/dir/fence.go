@@ -57,13 +57,14 @@ func (s *session) errFenced() error {
 
 // recall takes over what was known of the file system when the fence was made.
 func (b *backend) recall(t tree) {
+	known := guess(t)
 	var f fence
-	if t.readJSON(fenceFile, &f) != nil {
-		return
+	if t.readJSON(fenceFile, &f) == nil {
+		known.reflink, known.direct, known.punch = f.Filesystem.Reflink, f.Filesystem.Direct, f.Filesystem.Punch
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.fs.reflink, b.fs.direct, b.fs.punch = f.Filesystem.Reflink, f.Filesystem.Direct, f.Filesystem.Punch
+	b.fs = known
 }
 
 // Fence closes the device.

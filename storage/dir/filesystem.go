@@ -43,6 +43,16 @@ const probeName = dataDir + "/" + tmpPrefix + "probe-"
 
 // probe tries the file system and remembers the answer.
 func (b *backend) probe(t tree) filesystem {
+	fs := guess(t)
+	fs.probed = fs.try(t) == nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fs = fs
+	return fs
+}
+
+// guess tells what can be told without writing.
+func guess(t tree) filesystem {
 	fs := filesystem{block: 4096}
 	var st unix.Statfs_t
 	if err := unix.Statfs(t.host("."), &st); err == nil {
@@ -54,10 +64,6 @@ func (b *backend) probe(t tree) filesystem {
 			fs.shared = true
 		}
 	}
-	fs.probed = fs.try(t) == nil
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.fs = fs
 	return fs
 }
 

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if act := os.Getenv(childAct); act != "" {
 		os.Exit(child(act))
 	}
+	if file := os.Getenv(childMaps); file != "" {
+		os.Exit(holdMapped(file, os.Getenv(childReady)))
+	}
 	if os.Getenv(inNamespace) == "" {
 		if err := enterNamespace(); err != nil {
 			fmt.Fprintf(os.Stderr, "these tests mount file systems and need root: %v\n", err)
