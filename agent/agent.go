@@ -18,6 +18,7 @@ import (
 	"github.com/tenon-storage/tenon/agent/config"
 	"github.com/tenon-storage/tenon/agent/device"
 	"github.com/tenon-storage/tenon/agent/journal"
+	"github.com/tenon-storage/tenon/agent/maintenance"
 	"github.com/tenon-storage/tenon/agent/move"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/agent/rpc"
@@ -52,6 +53,7 @@ type Agent struct {
 	devices *device.Registry
 	disks   *attach.Service
 	volumes *volume.Service
+	upkeep  *maintenance.Service
 	server  *rpc.Server
 	adapter hypervisor.Adapter
 }
@@ -86,8 +88,15 @@ func New(c config.Config, p Parts) (*Agent, error) {
 	snapshot.New(j, a.engine, a.devices, a.disks, snapshot.Options{Log: p.Log, FreezeTime: c.Limits.Freeze})
 	transfer.New(a.engine, a.devices)
 	move.New(j, a.engine, a.devices, a.disks, move.Options{Log: p.Log})
+	// Before any device is opened: those that are fenced stay closed.
+	a.upkeep, err = maintenance.New(j, a.engine, a.devices, a.disks, p.Adapter, maintenance.Options{
+		Log: p.Log, Boot: bootID, Manager: c.Maintenance.Manager, DetachTime: c.Limits.Detach,
+	})
+	if err != nil {
+		return nil, errors.Join(err, j.Close())
+	}
 	a.server = rpc.New(rpc.Rooms{
-		Operations: a.engine, Devices: a.devices, Volumes: a.volumes, Disks: a.disks,
+		Operations: a.engine, Devices: a.devices, Volumes: a.volumes, Disks: a.disks, Maintenance: a.upkeep,
 		Host: rpc.Host{ID: j.HostID(), BootID: bootID, Version: p.Version},
 	}, p.Log)
 	return a, nil
@@ -123,6 +132,7 @@ func (a *Agent) Serve(ctx context.Context, socket rpc.Socket, ready func()) erro
 		return errors.Join(err, listener.Close())
 	}
 	a.disks.Start()
+	a.upkeep.Start()
 	ready()
 	return a.server.Serve(ctx, listener)
 }
@@ -132,6 +142,7 @@ func (a *Agent) Serve(ctx context.Context, socket rpc.Socket, ready func()) erro
 func (a *Agent) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
+	a.upkeep.Stop()
 	a.disks.Stop()
 	a.engine.Stop(ctx)
 	err := a.devices.Close()

@@ -18,6 +18,7 @@ import (
 	"github.com/tenon-storage/tenon/agent/attach"
 	"github.com/tenon-storage/tenon/agent/device"
 	"github.com/tenon-storage/tenon/agent/journal"
+	"github.com/tenon-storage/tenon/agent/maintenance"
 	"github.com/tenon-storage/tenon/agent/move"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/agent/snapshot"
@@ -42,6 +43,8 @@ type world struct {
 	folder string
 	boot   string
 	hasty  bool // devices get little time to open
+	// manager is the address of an outside manager; empty: the host manages itself.
+	manager string
 }
 
 func newWorld(t *testing.T) *world {
@@ -72,6 +75,7 @@ type house struct {
 	devices *device.Registry
 	disks   *attach.Service
 	volumes *volume.Service
+	upkeep  *maintenance.Service
 }
 
 // boot starts the agent as agent.New does, with a reaper at its side. The reaper
@@ -113,6 +117,13 @@ func boot(t *testing.T, w *world, n int) *house {
 	snapshot.New(h.journal, h.engine, h.devices, h.disks, snapshot.Options{})
 	transfer.New(h.engine, h.devices)
 	move.New(h.journal, h.engine, h.devices, h.disks, move.Options{Poll: time.Millisecond})
+	h.upkeep, err = maintenance.New(h.journal, h.engine, h.devices, h.disks, w.host.Open(), maintenance.Options{
+		Boot: w.boot, Manager: w.manager, Tick: 20 * time.Millisecond, DetachTime: 5 * time.Second, ShutdownTime: 5 * time.Second,
+		LostAfter: 50 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := h.volumes.DropStreams(); err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +139,7 @@ func boot(t *testing.T, w *world, n int) *house {
 	if err := h.engine.Resume(); err != nil {
 		t.Fatal(err)
 	}
+	h.upkeep.Start()
 	return h
 }
 
@@ -137,6 +149,7 @@ func (h *house) bury() {
 	h.r.finish()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
+	h.upkeep.Stop()
 	h.engine.Stop(ctx)
 	_ = h.devices.Close()
 	if err := h.journal.Close(); err != nil {

@@ -186,6 +186,9 @@ func (b backend) Facets() primitives.Facets {
 	if f.Import != nil {
 		f.Import = importer{f.Import, b.r}
 	}
+	if f.Fence != nil {
+		f.Fence = fencer{f.Fence, b.r}
+	}
 	return f
 }
 
@@ -230,6 +233,23 @@ type resizer struct {
 
 func (s resizer) Resize(ctx context.Context, u primitives.URI, size int64, op primitives.Op) (primitives.Object, error) {
 	return change(s.r, "resize", func() (primitives.Object, error) { return s.Resizer.Resize(ctx, u, size, op) })
+}
+
+type fencer struct {
+	primitives.Fencer
+	r *reaper
+}
+
+func (f fencer) Holders(ctx context.Context) ([]primitives.Holder, error) {
+	return ask(f.r, func() ([]primitives.Holder, error) { return f.Fencer.Holders(ctx) })
+}
+
+func (f fencer) Fence(ctx context.Context, op primitives.Op) (primitives.FenceReport, error) {
+	return change(f.r, "fence", func() (primitives.FenceReport, error) { return f.Fencer.Fence(ctx, op) })
+}
+
+func (f fencer) Unfence(ctx context.Context, op primitives.Op) error {
+	return do(f.r, "unfence", func() error { return f.Fencer.Unfence(ctx, op) })
 }
 
 type importer struct {

@@ -27,8 +27,16 @@ type Config struct {
 	// and tenond's own user; empty: none. Who may use it may do everything.
 	SocketGroup string
 	Hypervisor  Hypervisor
+	Maintenance Maintenance
 	Log         Log
 	Limits      Limits
+}
+
+// Maintenance says who takes this host's devices into maintenance.
+type Maintenance struct {
+	// Manager is where the manager of many hosts listens: unix:/PATH, or HOST:PORT of
+	// this host itself. Empty: the host manages its devices itself.
+	Manager string
 }
 
 // Hypervisor says which hypervisor serves this host.

@@ -29,6 +29,8 @@ socket_group: `+own.Name+`
 hypervisor:
   kvm:
     uri: qemu:///embed?root=/tmp/x
+maintenance:
+  manager: unix:/m/manager.sock
 log:
   level: debug
   format: json
@@ -46,8 +48,9 @@ limits:
 	}
 	want := config.Config{
 		StateDir: "/s", RunDir: "/r", Socket: "/x/y.sock", SocketGroup: own.Name,
-		Hypervisor: config.Hypervisor{KVM: config.KVM{URI: "qemu:///embed?root=/tmp/x"}},
-		Log:        config.Log{Level: slog.LevelDebug, Format: "json"},
+		Hypervisor:  config.Hypervisor{KVM: config.KVM{URI: "qemu:///embed?root=/tmp/x"}},
+		Maintenance: config.Maintenance{Manager: "unix:/m/manager.sock"},
+		Log:         config.Log{Level: slog.LevelDebug, Format: "json"},
 		Limits: config.Limits{
 			Operations: 5, Transfers: 2, KeepOperations: 10, KeepFor: 2 * time.Hour,
 			DeviceOpen: time.Second, Detach: 2 * time.Second, Freeze: 3 * time.Second,
@@ -66,6 +69,18 @@ func ownGroup(t *testing.T) *user.Group {
 		t.Fatal(err)
 	}
 	return g
+}
+
+func TestAManagerElsewhereIsRefusedUntilConnectionsAreEncrypted(t *testing.T) {
+	for address, ok := range map[string]bool{
+		"": true, "unix:/run/m.sock": true, "127.0.0.1:7000": true, "localhost:7000": true, "'[::1]:7000'": true,
+		"unix:m.sock": false, "10.0.0.1:7000": false, "manager.example:7000": false, "127.0.0.1": false, "/run/m.sock": false,
+	} {
+		_, err := config.Parse("t.yaml", []byte("maintenance:\n  manager: "+address+"\n"))
+		if (err == nil) != (ok || address == "") {
+			t.Errorf("manager %s: %v, want accepted %v", address, err, ok)
+		}
+	}
 }
 
 func TestAnEmptyGroupMeansNone(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"os/user"
 	"path/filepath"
 	"slices"
@@ -31,6 +32,7 @@ func settings(c *Config) map[string]setting {
 		"socket":                 absolute(&c.Socket),
 		"socket_group":           group(&c.SocketGroup),
 		"hypervisor.kvm.uri":     text(&c.Hypervisor.KVM.URI),
+		"maintenance.manager":    manager(&c.Maintenance.Manager),
 		"log.level":              level(&c.Log.Level),
 		"log.format":             oneOf(&c.Log.Format, "text", "json"),
 		"limits.operations":      count(&c.Limits.Operations, 1, 100_000),
@@ -227,6 +229,32 @@ func groupMistake(name string, err error) error {
 		return fmt.Errorf("there is no group %q on this host; make it with: groupadd --system %s", name, name)
 	}
 	return fmt.Errorf("the group %q cannot be looked up: %w", name, err)
+}
+
+// manager takes where a manager listens. Until connections between hosts are
+// encrypted it has to be on this host.
+func manager(to *string) setting {
+	return func(n ast.Node) error {
+		s, err := asText(n)
+		if err != nil {
+			return err
+		}
+		if path, is := strings.CutPrefix(s, "unix:"); is {
+			if !filepath.IsAbs(path) {
+				return fmt.Errorf("%q: expected unix: and an absolute path", s)
+			}
+			*to = s
+			return nil
+		}
+		if s != "" {
+			host, _, err := net.SplitHostPort(s)
+			if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+				return fmt.Errorf("%q: expected unix:/PATH, or HOST:PORT of this host itself: connections to others are not encrypted yet", s)
+			}
+		}
+		*to = s
+		return nil
+	}
 }
 
 func oneOf(to *string, allowed ...string) setting {

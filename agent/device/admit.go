@@ -48,7 +48,7 @@ func (r *Registry) forget(tx *journal.Tx, name string) error {
 // while the gate is closed and no grant names the use or its volume; CodeFenced
 // once the device is fenced; CodeNotFound for a device that is not configured.
 func Admit(tx *journal.Tx, u journal.Use) error {
-	admission, err := ask(tx, u.URI, u.ID)
+	admission, err := Ask(tx, u.URI, u.ID)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func Record(tx *journal.Tx, u journal.Use) error {
 // the operation itself, which claims the device in the same transaction, is what
 // a maintenance waits for. It refuses as Admit does.
 func Enter(tx *journal.Tx, u primitives.URI) error {
-	_, err := ask(tx, u, "")
+	_, err := Ask(tx, u, "")
 	return err
 }
 
@@ -90,7 +90,9 @@ func Leave(tx *journal.Tx, name string) error {
 	return err
 }
 
-func ask(tx *journal.Tx, u primitives.URI, use string) (maintenance.Admission, error) {
+// Ask asks the gate for a use of u, or with an empty use for anything else that
+// needs it, and records nothing. It refuses as Admit does.
+func Ask(tx *journal.Tx, u primitives.URI, use string) (maintenance.Admission, error) {
 	if err := known(tx, u.Device); err != nil {
 		return maintenance.Admission{}, err
 	}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maintenance
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/tenon-storage/tenon/agent/journal"
+	"github.com/tenon-storage/tenon/agent/operation"
+	"github.com/tenon-storage/tenon/agent/snapshot"
+	"github.com/tenon-storage/tenon/primitives"
+	protocol "github.com/tenon-storage/tenon/primitives/maintenance"
+)
+
+// The kinds of use, beside those of the journal.
+const (
+	kindDisk       = string(journal.UseDisk)
+	kindTransfer   = string(journal.UseTransfer)
+	kindStream     = string(journal.UseStream)
+	kindSnapshot   = "snapshot"
+	kindOperation  = "operation"
+	kindSubscriber = "subscriber"
+)
+
+// user is one use of a device, with what the agent knows of it besides.
+type user struct {
+	protocol.Use
+	URI       primitives.URI
+	Operation string // of a transfer, snapshot or other operation: its id
+	record    journal.Use
+}
+
+// census is every use of every device, from one pass over the journal: recorded
+// uses, operations that hold a device, and subscribers that block.
+type census map[string][]user
+
+// seen returns the census of the turn's transaction.
+func (t *turn) census() (census, error) {
+	if t.seen == nil {
+		c, err := count(t.tx)
+		if err != nil {
+			return nil, err
+		}
+		t.seen = &c
+	}
+	return *t.seen, nil
+}
+
+// uses returns the uses of a device as the protocol knows them.
+func (t *turn) uses(name string) ([]protocol.Use, error) {
+	c, err := t.census()
+	if err != nil {
+		return nil, err
+	}
+	uses := make([]protocol.Use, 0, len(c[name]))
+	for _, u := range c[name] {
+		uses = append(uses, u.Use)
+	}
+	return uses, nil
+}
+
+// count goes through the journal once. What is dormant holds nothing.
+func count(tx *journal.Tx) (census, error) {
+	c := make(census)
+	policies := policiesOf(tx)
+	uses, err := tx.Uses()
+	if err != nil {
+		return nil, err
+	}
+	admitted := make(map[string]bool) // device and operation that has a use of its own there
+	for _, u := range uses {
+		if u.Dormant {
+			continue
+		}
+		if u.Operation != "" {
+			admitted[u.URI.Device+"\x00"+u.Operation] = true
+		}
+		c.add(u.URI.Device, recorded(u, policies))
+	}
+	operations, err := tx.Operations()
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range operations {
+		for _, name := range holds(o) {
+			if !admitted[name+"\x00"+o.ID] {
+				c.add(name, working(name, o))
+			}
+		}
+	}
+	return c, c.addSubscribers(tx)
+}
+
+func (c census) add(device string, u user) { c[device] = append(c[device], u) }
+
+// recorded shows a recorded use.
+func recorded(u journal.Use, policies policies) user {
+	x := user{URI: u.URI, record: u, Use: protocol.Use{
+		ID: u.ID, Kind: string(u.Kind), Subject: u.URI.Short(), Domain: u.Domain, Disk: u.Disk,
+		Writer: u.Access == primitives.ReadWrite, Admitted: u.Stamp, Grant: u.Grant,
+	}}
+	switch u.Kind {
+	case journal.UseDisk:
+		x.Policy = policies.of(u.URI.Device, u.ID)
+		if x.Disk == "" {
+			x.Disk = u.Target // an adopted disk has no identity of tenon's
+		}
+	case journal.UseTransfer:
+		x.Operation = u.Operation
+	}
+	return x
+}
+
+// holds returns the devices that an operation holds: one that runs, or that left
+// something to be taken back.
+func holds(o journal.Operation) []string {
+	if operation.State(o.State).Finished() && o.Left == "" {
+		return nil
+	}
+	var names []string
+	for _, claim := range o.Claims {
+		name, on := strings.CutPrefix(claim.Name, operation.OnDevice(""))
+		if on && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// working shows an operation that runs.
+func working(device string, o journal.Operation) user {
+	kind := kindOperation
+	if o.Kind == snapshot.KindCreate {
+		kind = kindSnapshot
+	}
+	return user{URI: primitives.URI{Device: device}, Operation: o.ID, Use: protocol.Use{
+		ID: "operation-" + o.ID, Kind: kind, Subject: o.Kind + " " + o.Subject, Writer: true,
+	}}
+}
+
+// addSubscribers adds those who block, to each device that they asked about.
+func (c census) addSubscribers(tx *journal.Tx) error {
+	var names []string
+	for id, sub := range journal.Records[subscriber](tx, journal.Subscribers) {
+		if !sub.Blocking {
+			continue
+		}
+		about := []string{sub.Device}
+		if sub.Device == "" {
+			if names == nil {
+				devices, err := tx.Devices()
+				if err != nil {
+					return err
+				}
+				for _, d := range devices {
+					names = append(names, d.Name)
+				}
+			}
+			about = names
+		}
+		for _, name := range about {
+			c.add(name, user{URI: primitives.URI{Device: name}, Use: protocol.Use{
+				ID: subscriberUse(id, name), Kind: kindSubscriber, Subject: sub.Name, Owner: ownerOf(id), Admitted: sub.Stamps[name],
+			}})
+		}
+	}
+	return nil
+}
+
+// find returns a use of a device by its id.
+func (c census) find(device, use string) (user, bool) {
+	i := slices.IndexFunc(c[device], func(u user) bool { return u.ID == use })
+	if i < 0 {
+		return user{}, false
+	}
+	return c[device][i], true
+}
+
+// where returns the device of a use.
+func (c census) where(use string) (string, bool) {
+	for name, users := range c {
+		if slices.ContainsFunc(users, func(u user) bool { return u.ID == use }) {
+			return name, true
+		}
+	}
+	return "", false
+}

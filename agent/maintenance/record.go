@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maintenance
+
+import (
+	"time"
+
+	"github.com/tenon-storage/tenon/agent/device"
+	"github.com/tenon-storage/tenon/primitives"
+	protocol "github.com/tenon-storage/tenon/primitives/maintenance"
+)
+
+// record is the host's half of one device as the journal keeps it, with what the
+// agent did for it.
+type record struct {
+	Host  protocol.Host
+	At    time.Time // when it was brought up to date
+	Since time.Time // of its phase
+	// Was is what the device has to be again when it returns; nil: it was not fenced.
+	Was *device.Remembered `json:",omitempty"`
+	// Acts are what is being done about uses, written before it is begun.
+	Acts map[string]act `json:",omitempty"`
+	// Deeds are what was done about uses, by use, until it was undone.
+	Deeds map[string]deed `json:",omitempty"`
+}
+
+// act is one step of a use's policy that is carried out.
+type act struct {
+	Index  int
+	Stamp  protocol.Stamp
+	Action protocol.Action
+	Domain string
+	Disk   string
+	From   primitives.URI
+	To     primitives.URI // Move
+	Bytes  int64          // Move: that the target has to have room for
+}
+
+// deed is what maintenance did to a use, as far as it is to be undone.
+type deed struct {
+	How    protocol.How
+	Domain string
+	Disk   string
+	From   primitives.URI // Moved
+	To     primitives.URI // Moved
+	Mine   bool           // Paused, Stopped: by tenon; it was running before
+	Done   bool           // Stopped: the domain was seen to be off
+	Void   bool           // Stopped: somebody else started the domain since
+	Tries  int            // of undoing it
+}
+
+// management is the managing half of one device as the journal keeps it.
+type management struct {
+	Device protocol.Management
+	Since  time.Time // of its phase
+}
+
+// manager says who manages this host. The zero value: the host itself.
+type manager struct {
+	ID   string
+	Term uint64
+}
+
+// ackOf is what a managing half counts of one host and does not write down.
+type ackOf struct {
+	ack   protocol.Ack
+	last  *protocol.Report
+	quiet time.Duration
+}
+
+// phase is how long a device's phase lasts already, on the host.
+func (r *record) enter(before protocol.HostPhase, now time.Time) {
+	if r.Since.IsZero() || r.Host.Phase != before {
+		r.Since = now
+	}
+}
