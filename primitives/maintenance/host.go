@@ -18,8 +18,9 @@ type Host struct {
 	Phase      HostPhase     `json:"phase"`
 	Gate       Gate          `json:"gate"`
 	Fence      FenceState    `json:"fence"`
-	Outcomes   []Outcome     `json:"outcomes,omitempty"` // by use id; of the uses that were told of a maintenance
-	Waiting    int           `json:"waiting,omitempty"`  // how many outcomes keep the device from being drained
+	FencedFor  Impact        `json:"fenced_for,omitempty"` // the impact that the fence was made for
+	Outcomes   []Outcome     `json:"outcomes,omitempty"`   // by use id; of the uses that were told of a maintenance
+	Waiting    int           `json:"waiting,omitempty"`    // how many outcomes keep the device from being drained
 	Foreign    []Foreign     `json:"foreign,omitempty"`
 	Owed       []Restore     `json:"owed,omitempty"` // to be done once the device is back
 	Failure    string        `json:"failure,omitempty"`
@@ -66,4 +67,5 @@ type Lease struct {
 	Left  time.Duration `json:"left,omitempty"`
 	Probe uint64        `json:"probe,omitempty"` // the report whose answer renews it
 	Age   time.Duration `json:"age,omitempty"`   // since that report
+	Beat  time.Duration `json:"beat,omitempty"`  // since a report was sent for the lease's sake
 }

@@ -40,7 +40,7 @@ func (t *hostTurn) looked(e Looked) {
 			t.enter(HostDraining, "the device is used", "")
 		}
 	case t.wantsFence():
-		t.Fence, t.Doubt = FenceState{Intended: true}, true
+		t.Fence, t.FencedFor, t.Doubt = FenceState{Intended: true}, t.Order.Impact, true
 		t.enter(HostFencing, "nothing found open", "")
 		t.do(t.raise())
 	default:
@@ -70,22 +70,32 @@ func (t *hostTurn) fenced(e Fenced) {
 
 // unfenced notes that the fence is down, on the way to open.
 func (t *hostTurn) unfenced(e Unfenced) {
-	if t.Phase != HostVerifying || e.Stamp != t.Order.Stamp {
+	if !t.verifying() || e.Stamp != t.Order.Stamp {
 		t.reject("", Stale, "that was for an earlier order")
 		return
 	}
 	t.Fence, t.Gate = FenceState{}, GateClosed
 }
 
+// verifying says whether a Verify counts: one is due, or the last one found
+// another device, and somebody may have brought the right one back since.
+func (h *Host) verifying() bool { return h.Phase == HostVerifying || h.Phase == HostReturnFailed }
+
 // verified opens the gate, if the device is what it was.
 func (t *hostTurn) verified(e Verified) {
-	if t.Phase != HostVerifying || e.Stamp != t.Order.Stamp {
+	if !t.verifying() || e.Stamp != t.Order.Stamp {
 		t.reject("", Stale, "that was for an earlier order")
 		return
 	}
+	t.Quiet, t.report = 0, true
 	if !e.OK {
 		t.Failure = e.Failure
 		t.enter(HostReturnFailed, "not what it was", e.Failure)
+		return
+	}
+	if t.unleased() {
+		t.Failure = "the device is what it was; waiting for the lease"
+		t.enter(HostVerifying, "verified", e.Evidence)
 		return
 	}
 	t.opened(e.Uses, e.Evidence)

@@ -16,7 +16,11 @@ func (t *hostTurn) ordered(e Ordered) {
 	case newer == 0 && !sameWish(&o, &t.Order):
 		t.reject("", Conflicting, "the order says something else than the one of the same stamp before")
 	case newer == 0:
+		waited := t.unleased()
 		t.renewLease(&o)
+		if waited && !t.unleased() && t.Phase == HostVerifying {
+			t.do(t.verify())
+		}
 		t.reject("", Duplicate, "the order was taken before")
 	case newer < 0 && !t.flaw.has(followsAnyStamp):
 		t.reject("", Stale, "the order is older than the one that counts")
@@ -82,9 +86,9 @@ func (t *hostTurn) stillRight(o *Outcome) bool {
 // open lets uses in, once the device is known to be what it was.
 func (t *hostTurn) open(uses []Use) {
 	t.giveUp()
-	if t.Doubt {
+	if t.Doubt || t.unleased() {
 		t.enter(HostVerifying, "told to open", "")
-		t.do(Verify{Stamp: t.Order.Stamp, Found: !t.Blank})
+		t.do(t.verify())
 		return
 	}
 	t.opened(uses, "")
@@ -131,16 +135,20 @@ func (t *hostTurn) giveUp() {
 
 // close keeps uses out, and has those that are in go.
 func (t *hostTurn) close(uses []Use) {
-	switch t.Phase {
-	case HostFenced:
-		// Fenced is closed too. It counts as drained, for what was let in before is gone.
-	case HostFencing:
+	stronger := t.wantsFence() && t.Order.Impact > t.FencedFor
+	switch {
+	case t.Phase == HostFenced && !stronger:
+		// Fenced is closed too. It counts as drained once nobody has anything to answer.
+	case t.Phase == HostFencing && !stronger:
 		t.do(t.raise()) // a fence once begun is finished: only an order to open ends it
+	case t.Phase == HostFenced || t.Phase == HostFencing:
+		// It was made for less, and may have spared who has the device open.
+		t.Fence = FenceState{}
+		t.enter(HostDraining, "a stronger fence is due", "")
 	default:
 		// A Verify may be under way. Its answer will not count, and what it did to the
 		// fence is not known: the device stays in doubt.
-		t.Fence = FenceState{}
-		t.Gate = GateClosed
+		t.Fence, t.Gate = FenceState{}, GateClosed
 		t.enter(HostDraining, "gate closed", "")
 	}
 	t.see(uses)

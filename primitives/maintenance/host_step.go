@@ -139,8 +139,8 @@ func (h *Host) Resume() []HostAction {
 		}
 	case HostFencing:
 		out = append(out, h.raise())
-	case HostVerifying:
-		out = append(out, Verify{Stamp: h.Order.Stamp, Found: !h.Blank})
+	case HostVerifying, HostReturnFailed:
+		out = append(out, h.verify())
 	case HostOpen, HostNoticed:
 		for _, r := range h.Owed {
 			out = append(out, r)
@@ -150,8 +150,10 @@ func (h *Host) Resume() []HostAction {
 	return out
 }
 
+func (h *Host) verify() Verify { return Verify{Stamp: h.Order.Stamp, Found: !h.Blank} }
+
 func (h *Host) raise() RaiseFence {
-	return RaiseFence{Stamp: h.Order.Stamp, Impact: h.Order.Impact}
+	return RaiseFence{Stamp: h.Order.Stamp, Impact: h.FencedFor}
 }
 
 // Door returns what admission needs to know, for the caller's journal.

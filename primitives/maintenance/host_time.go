@@ -5,8 +5,9 @@ package maintenance
 import "time"
 
 const (
-	lookEvery = 5 * time.Second  // while a device drains, and between attempts to fence
-	stepTime  = 30 * time.Second // for each further step of a policy once the drain deadline passed, at least
+	lookEvery   = 5 * time.Second  // while a device drains, and between attempts to fence
+	verifyEvery = 15 * time.Second // after a device was not what it was
+	stepTime    = 30 * time.Second // for each further step of a policy once the drain deadline passed, at least
 )
 
 // elapsed lets time go by.
@@ -18,21 +19,19 @@ func (t *hostTurn) elapsed(by time.Duration) {
 	if t.told() {
 		t.silence(by)
 	}
-	if !t.closing() {
-		return
+	if t.closing() {
+		t.drainTime(by)
 	}
-	t.drainTime(by)
 	t.Quiet += by
-	if t.Quiet < lookEvery {
-		return
-	}
-	switch t.Phase {
-	case HostFencing:
+	switch {
+	case t.Phase == HostReturnFailed && t.Quiet >= verifyEvery:
+		t.Quiet = 0
+		t.do(t.verify()) // somebody may have brought the device back
+	case t.Phase == HostFencing && t.Quiet >= lookEvery:
 		t.Quiet = 0
 		t.do(t.raise())
-	case HostDraining:
+	case t.Phase == HostDraining && t.Quiet >= lookEvery:
 		t.look()
-	default:
 	}
 }
 
@@ -100,15 +99,29 @@ func (t *hostTurn) renewLease(o *Order) {
 		t.Lease = Lease{}
 		return
 	}
-	if t.Lease.Probe > 0 && o.HeardFrom == t.AgentStart && o.Heard >= t.Lease.Probe && o.Lease > t.Lease.Age {
-		t.Lease = Lease{Left: o.Lease - t.Lease.Age}
+	if t.Lease.Probe == 0 || o.HeardFrom != t.AgentStart || o.Heard < t.Lease.Probe {
+		return
+	}
+	left := o.Lease - t.Lease.Age
+	t.Lease.Probe, t.Lease.Age = 0, 0
+	if left > 0 {
+		t.Lease.Left = left
 	}
 }
+
+// unleased says whether the order asks for a lease that this host does not have.
+// It opens no sooner: management counts on every host that is open to close in time.
+func (h *Host) unleased() bool { return h.Order.Lease > 0 && h.Lease.Left <= 0 }
 
 // runLease lets the lease run, and closes the device when it ran out.
 func (t *hostTurn) runLease(by time.Duration) {
 	if t.Lease.Probe > 0 {
 		t.Lease.Age += by
+	}
+	if t.Order.Lease > 0 {
+		if t.Lease.Beat += by; t.Lease.Beat >= t.Order.Lease/4 {
+			t.Lease.Beat, t.report = 0, true
+		}
 	}
 	if t.Lease.Left <= 0 {
 		return

@@ -19,7 +19,9 @@ type Management struct {
 	// Alternatives are devices to use instead; the caller sets them.
 	Alternatives []string `json:"alternatives,omitempty"`
 	// Lease and Skew are the partition policy: a host unheard of for both fenced the
-	// device by itself. Without a Lease it is waited for.
+	// device by itself. Without a Lease it is waited for. The caller sets them for
+	// good, before the first host joins. A host whose agent is dead fences nothing:
+	// this is for hosts that watch over their agent.
 	Lease time.Duration `json:"lease,omitempty"`
 	Skew  time.Duration `json:"skew,omitempty"`
 
@@ -47,6 +49,7 @@ type Member struct {
 	AgentStart string    `json:"agent_start"`
 	Past       []string  `json:"past,omitempty"`       // agent starts before this one
 	Digest     string    `json:"digest,omitempty"`     // of the uses with which it drained
+	Fenced     bool      `json:"fenced,omitempty"`     // said so itself, since the device was last open
 	Late       bool      `json:"late,omitempty"`       // joined when the others had drained: it is not counted before it is fenced
 	Overridden *Override `json:"overridden,omitempty"` // not waited for
 	Storage    bool      `json:"storage,omitempty"`    // the storage itself refuses it

@@ -39,7 +39,8 @@ type GrantUse struct{ Grant Grant }
 // Reported is a report that came in.
 type Reported struct{ Report Report }
 
-// HostJoined puts a host on the roster, or says that its agent started anew.
+// HostJoined puts a host on the roster, or says that its agent started anew. Each
+// agent start joins before its reports count: agent starts have no order of their own.
 type HostJoined struct {
 	Host       string
 	Boot       string

@@ -8,7 +8,7 @@ import (
 )
 
 // pastStarts is how many earlier agent starts of a host are remembered, so that
-// what they reported does not count when it comes late.
+// a join that comes late does not bring one of them back.
 const pastStarts = 16
 
 // joined puts a host on the roster.
@@ -87,11 +87,8 @@ func (t *managementTurn) reported(r *Report) *Error {
 	}
 	mb := &t.Members[at]
 	if !t.flaw.has(countsOldBoots) {
-		if !mb.startsAt(r.AgentStart, r.Boot) {
-			return &Error{Code: Stale, Text: "host " + r.Host + " was started again since"}
-		}
-		if r.Boot != mb.Boot {
-			return &Error{Code: Invalid, Text: "host " + r.Host + " booted, but its agent did not start"}
+		if r.AgentStart != mb.AgentStart || r.Boot != mb.Boot {
+			return &Error{Code: Stale, Text: "the report is not of the agent that joined last on host " + r.Host}
 		}
 		if r.Seq < mb.Ack.Seq {
 			return &Error{Code: Stale, Text: "host " + r.Host + " reported something newer"}
@@ -103,8 +100,8 @@ func (t *managementTurn) reported(r *Report) *Error {
 		t.to = r.Host
 	}
 	t.who = r.Host
-	if mb.Late && t.isFenced(mb) {
-		mb.Late = false
+	if t.Rank == RankFence && mb.Ack.Seen == t.Stamp() && mb.Ack.Phase == HostFenced {
+		mb.Fenced, mb.Late = true, mb.Late && !t.isFenced(mb)
 	}
 	return nil
 }
@@ -169,9 +166,13 @@ func (m *Management) isOpen(mb *Member) bool {
 	return m.excused(mb) || m.current(mb.Ack.Seen) && !mb.Ack.Lapsed && (mb.Ack.Phase == HostOpen || mb.Ack.Phase == HostNoticed)
 }
 
-// opened says whether a host tells that its fence is gone though it is told to fence.
-func (m *Management) opened(mb *Member) bool {
-	return !mb.Late && !m.covered(mb) && mb.Ack.Seen == m.Stamp() && mb.Ack.Phase == HostDraining
+// isLoose says whether a host of a device in maintenance is fenced no more: it
+// tells so, or what covered it does not cover it any longer.
+func (m *Management) isLoose(mb *Member) bool {
+	if mb.Late || m.flaw.has(skipsFencing) || m.covered(mb) || m.isFenced(mb) {
+		return false
+	}
+	return !mb.Fenced || mb.Ack.Seen == m.Stamp() && mb.Ack.Phase == HostDraining
 }
 
 // all says whether something holds for every host that is waited for.
@@ -240,7 +241,22 @@ func (t *managementTurn) elapsed(by time.Duration) {
 	t.repeat(by)
 }
 
-// repeat sends orders again to who did not follow them, once in a while.
+// awaited says whether the device waits for what a host reports.
+func (m *Management) awaited(mb *Member) bool {
+	switch m.Phase {
+	case Preparing, Blocked:
+		return !m.isDrained(mb)
+	case Fencing:
+		return !m.isFenced(mb)
+	case Returning, ReturnFailed:
+		return !m.isOpen(mb)
+	default:
+		return false
+	}
+}
+
+// repeat sends orders again, once in a while, to who did not follow them, is
+// waited for or was silent: any order and any report may have been lost.
 func (t *managementTurn) repeat(by time.Duration) {
 	every := resendEvery
 	if t.Lease > 0 {
@@ -252,7 +268,7 @@ func (t *managementTurn) repeat(by time.Duration) {
 	t.resend = 0
 	for i := range t.Members {
 		mb := &t.Members[i]
-		if t.Lease > 0 || mb.Ack.Seen != t.Stamp() {
+		if t.Lease > 0 || mb.Ack.Seen != t.Stamp() || mb.Quiet >= silentFor || t.awaited(mb) {
 			t.out = append(t.out, Send{Host: mb.Host, Order: t.OrderFor(mb.Host)})
 		}
 	}

@@ -8,8 +8,10 @@ import (
 	"time"
 )
 
-// resendEvery is how often an order is repeated to a host that did not follow it yet.
-const resendEvery = 5 * time.Second
+const (
+	resendEvery = 5 * time.Second // to a host that did not follow its order yet
+	silentFor   = time.Minute     // then a host is asked to report again
+)
 
 // Step takes an event. A refusal is an [*Error], and nothing changed. Else the
 // caller makes m durable, with the Audit lines among the actions, and then sends.
@@ -146,7 +148,7 @@ func (t *managementTurn) onward() {
 	case Fencing:
 		t.fencing()
 	case InMaintenance:
-		if t.any((*Management).opened) {
+		if t.any((*Management).isLoose) {
 			t.enter(Fencing, "a host is no longer fenced")
 		}
 	case Returning, ReturnFailed:
@@ -189,7 +191,11 @@ func (t *managementTurn) hurry() {
 func (t *managementTurn) drained() {
 	if t.all((*Management).isDrained) {
 		for i := range t.Members {
-			t.Members[i].Digest = t.Members[i].Ack.Digest
+			mb := &t.Members[i]
+			mb.Digest = mb.Ack.Digest
+			if t.covered(mb) {
+				mb.Digest = "" // it did not say that it drained
+			}
 		}
 		if t.flaw.has(skipsFencing) {
 			t.enter(InMaintenance, "every host drained")
@@ -274,7 +280,7 @@ func (t *managementTurn) replan(why string) {
 	}
 	if next != InMaintenance {
 		for i := range t.Members {
-			t.Members[i].Late, t.Members[i].Digest = false, ""
+			t.Members[i].Late, t.Members[i].Fenced, t.Members[i].Digest = false, false, ""
 		}
 	}
 	t.Phase = next
