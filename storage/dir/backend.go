@@ -24,6 +24,7 @@ type backend struct {
 	name    string
 	folder  string // its path, as configured
 	uuid    string
+	mounted bool // a file system must be mounted on folder
 	machine primitives.HostInfo
 	tools   bool // qemu-img and qemu-storage-daemon are installed
 
@@ -163,7 +164,11 @@ func (b *backend) openTree() (tree, error) {
 		return tree{}, unreachable(b.folder, err)
 	}
 	t := tree{root: root, path: b.folder, step: b.driver.step}
-	if err := t.checkIdentity(b.uuid); err != nil {
+	err = t.checkIdentity(b.uuid)
+	if err == nil && b.mounted {
+		err = t.checkMounted() // what lies beneath the mount may be a copy of it
+	}
+	if err != nil {
 		return tree{}, errors.Join(err, t.close())
 	}
 	return t, nil

@@ -68,7 +68,7 @@ func (Driver) Info() primitives.DriverInfo {
 				Help: "identity that the directory must have, as the device reports it; with it the directory is never initialised, so a file system that is not mounted is noticed",
 			},
 			{
-				Name: propMount, Type: primitives.PropBool, Scope: primitives.ScopeDevice, Default: "false", Mutable: primitives.MutableOnline,
+				Name: propMount, Type: primitives.PropBool, Scope: primitives.ScopeDevice, Default: "false", Mutable: primitives.MutableOffline,
 				Help: "refuse the path unless a file system is mounted on it",
 			},
 		}},
@@ -104,7 +104,7 @@ func (d Driver) Validate(ctx context.Context, c primitives.Change) []primitives.
 // Open opens the directory, makes it a device if it is empty and no identity is
 // demanded of it, and clears away what a crash left.
 func (d Driver) Open(ctx context.Context, o primitives.OpenRequest) (primitives.Backend, error) {
-	b := &backend{driver: d, name: o.Name, folder: o.Props[propPath], machine: o.Host, streams: map[*stream]bool{}, daemons: map[int]bool{}}
+	b := &backend{driver: d, name: o.Name, folder: o.Props[propPath], mounted: o.Props[propMount] == "true", machine: o.Host, streams: map[*stream]bool{}, daemons: map[int]bool{}}
 	u := primitives.URI{Device: o.Name}
 	err := bounded(ctx, func() error {
 		found, err := inspectOr(o.Props, b.initialise)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -125,14 +126,15 @@ func (t tree) checkIdentity(want string) error {
 
 // checkMounted refuses a path that is a directory of its parent's file system.
 func (t tree) checkMounted() error {
-	var here, above unix.Stat_t
-	if err := unix.Stat(t.path, &here); err != nil {
+	info, err := t.root.Stat(".")
+	if err != nil {
 		return err
 	}
+	var above unix.Stat_t
 	if err := unix.Stat(filepath.Join(t.path, ".."), &above); err != nil {
 		return err
 	}
-	if here.Dev == above.Dev {
+	if info.Sys().(*syscall.Stat_t).Dev == above.Dev {
 		return primitives.Errorf(primitives.CodeUnavailable, "no file system is mounted on %s", t.path).
 			Trying("mount it, or set property %s to false", propMount)
 	}
