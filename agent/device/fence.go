@@ -10,6 +10,7 @@ import (
 
 	"github.com/tenon-storage/tenon/agent/journal"
 	"github.com/tenon-storage/tenon/primitives"
+	"github.com/tenon-storage/tenon/primitives/maintenance"
 	"github.com/tenon-storage/tenon/storage"
 )
 
@@ -215,16 +216,18 @@ func within(path, folder string) bool {
 	return strings.HasPrefix(folder, "/") && (path == folder || strings.HasPrefix(path, strings.TrimSuffix(folder, "/")+"/"))
 }
 
-// fenced refuses a shut device. The maintenance's id is in its door.
+// fenced refuses a shut device, in the words of its gate.
 func (r *Registry) fenced(name string) error {
-	err := primitives.Errorf(primitives.CodeFenced, "the device is closed for service").On(primitives.URI{Device: name}).
-		Trying("see: tenonctl maintenance status %s", name)
-	viewErr := r.journal.View(func(tx *journal.Tx) error {
-		door, err2 := tx.Door(name)
-		if err2 == nil && len(door.IDs) > 0 {
-			err = err.By(blockers(door)...)
-		}
-		return err2
+	var door maintenance.Door
+	err := r.journal.View(func(tx *journal.Tx) (err error) {
+		door, err = tx.Door(name)
+		return err
 	})
-	return errors.Join(err, viewErr)
+	u := primitives.URI{Device: name}
+	if err != nil || len(door.IDs) == 0 {
+		return errors.Join(primitives.Errorf(primitives.CodeFenced, "the device is closed for service").On(u).
+			Trying("see: tenonctl maintenance status %s", name), err)
+	}
+	door.Gate = maintenance.GateFenced // the device is shut before that is recorded
+	return refused(door, u)
 }

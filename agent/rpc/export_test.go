@@ -26,3 +26,14 @@ func Guarded(log *slog.Logger, o ...grpc.ServerOption) *grpc.Server {
 
 // Loggable is a message as the log shows it.
 func Loggable(m proto.Message) string { return loggable{m}.LogValue().String() }
+
+// The protocol's words on the wire.
+var (
+	PhaseOf        = phaseOf
+	HostPhaseOf    = hostPhaseOf
+	GateOf         = gateOf
+	ImpactOf       = impactOf
+	UseStateOf     = useStateOf
+	OnDeadlineOf   = onDeadlineOf
+	OnDeadlineFrom = onDeadlineFrom
+)

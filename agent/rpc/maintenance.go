@@ -20,7 +20,15 @@ import (
 // maintenances serves MaintenanceService.
 type maintenances struct {
 	tenonv1.UnimplementedMaintenanceServiceServer
-	service Maintainer
+	service *maintenance.Service
+	domains *domainNames
+}
+
+// shown returns where a device stands as the API tells it.
+func (s *maintenances) shown(ctx context.Context, m maintenance.Maintenance) *tenonv1.Maintenance {
+	out := maintenanceOf(m)
+	s.domains.put(ctx, out)
+	return out
 }
 
 // PlanMaintenance says what a maintenance would do.
@@ -48,7 +56,7 @@ func (s *maintenances) PrepareMaintenance(ctx context.Context, r *tenonv1.Prepar
 	if err != nil {
 		return nil, err
 	}
-	return &tenonv1.PrepareMaintenanceResponse{Maintenance: maintenanceOf(m)}, nil
+	return &tenonv1.PrepareMaintenanceResponse{Maintenance: s.shown(ctx, m)}, nil
 }
 
 // GetMaintenance tells where one device stands.
@@ -57,7 +65,7 @@ func (s *maintenances) GetMaintenance(ctx context.Context, r *tenonv1.GetMainten
 	if err != nil {
 		return nil, err
 	}
-	return &tenonv1.GetMaintenanceResponse{Maintenance: maintenanceOf(m)}, nil
+	return &tenonv1.GetMaintenanceResponse{Maintenance: s.shown(ctx, m)}, nil
 }
 
 // ListMaintenances pages through the devices.
@@ -74,6 +82,7 @@ func (s *maintenances) ListMaintenances(ctx context.Context, r *tenonv1.ListMain
 	for _, m := range page {
 		resp.Maintenances = append(resp.Maintenances, maintenanceOf(m))
 	}
+	s.domains.put(ctx, resp.GetMaintenances()...)
 	return resp, nil
 }
 
@@ -83,7 +92,7 @@ func (s *maintenances) WatchMaintenance(r *tenonv1.WatchMaintenanceRequest, stre
 		if err != nil {
 			return err
 		}
-		if err := stream.Send(&tenonv1.WatchMaintenanceResponse{Maintenance: maintenanceOf(m)}); err != nil {
+		if err := stream.Send(&tenonv1.WatchMaintenanceResponse{Maintenance: s.shown(stream.Context(), m)}); err != nil {
 			return err
 		}
 	}
@@ -105,7 +114,7 @@ func (s *maintenances) ExtendMaintenance(ctx context.Context, r *tenonv1.ExtendM
 	if err != nil {
 		return nil, err
 	}
-	return &tenonv1.ExtendMaintenanceResponse{Maintenance: maintenanceOf(m)}, nil
+	return &tenonv1.ExtendMaintenanceResponse{Maintenance: s.shown(ctx, m)}, nil
 }
 
 // OverrideMaintenance overrules a use or a host.
@@ -117,7 +126,7 @@ func (s *maintenances) OverrideMaintenance(ctx context.Context, r *tenonv1.Overr
 	if err != nil {
 		return nil, err
 	}
-	return &tenonv1.OverrideMaintenanceResponse{Maintenance: maintenanceOf(m)}, nil
+	return &tenonv1.OverrideMaintenanceResponse{Maintenance: s.shown(ctx, m)}, nil
 }
 
 // CancelMaintenance takes an intent back.
@@ -128,7 +137,7 @@ func (s *maintenances) CancelMaintenance(ctx context.Context, r *tenonv1.CancelM
 	if err != nil {
 		return nil, err
 	}
-	return &tenonv1.CancelMaintenanceResponse{Maintenance: maintenanceOf(m)}, nil
+	return &tenonv1.CancelMaintenanceResponse{Maintenance: s.shown(ctx, m)}, nil
 }
 
 // EndMaintenance says that the service is done.
@@ -139,7 +148,7 @@ func (s *maintenances) EndMaintenance(ctx context.Context, r *tenonv1.EndMainten
 	if err != nil {
 		return nil, err
 	}
-	return &tenonv1.EndMaintenanceResponse{Maintenance: maintenanceOf(m)}, nil
+	return &tenonv1.EndMaintenanceResponse{Maintenance: s.shown(ctx, m)}, nil
 }
 
 // ObjectUse objects.

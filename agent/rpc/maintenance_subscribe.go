@@ -58,6 +58,8 @@ func (s *maintenances) Subscribe(stream grpc.BidiStreamingServer[tenonv1.Subscri
 				if err := stream.Send(refusedBy(err)); err != nil {
 					return err
 				}
+			} else if m.request.GetLeave() != nil {
+				return nil
 			}
 		case <-ctx.Done():
 			return ctx.Err()
@@ -106,7 +108,7 @@ func next(ctx context.Context, said <-chan message) (*tenonv1.SubscribeRequest, 
 }
 
 // answer passes an answer on.
-func answer(ctx context.Context, sub Subscription, r *tenonv1.SubscribeRequest) error {
+func answer(ctx context.Context, sub *maintenance.Subscription, r *tenonv1.SubscribeRequest) error {
 	switch m := r.GetMessage().(type) {
 	case *tenonv1.SubscribeRequest_Accept_:
 		eta, err := durationFrom("accept.eta", m.Accept.GetEta())
@@ -133,6 +135,8 @@ func answer(ctx context.Context, sub Subscription, r *tenonv1.SubscribeRequest) 
 		return sub.Object(ctx, reason)
 	case *tenonv1.SubscribeRequest_Withdraw_:
 		return sub.Withdraw(ctx)
+	case *tenonv1.SubscribeRequest_Leave_:
+		return sub.Leave()
 	case *tenonv1.SubscribeRequest_Register_:
 		return primitives.Invalid("register", "the subscription is registered; open another stream for another one")
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tenon-storage/tenon/agent/attach"
 	"github.com/tenon-storage/tenon/agent/device"
+	"github.com/tenon-storage/tenon/agent/maintenance"
 	"github.com/tenon-storage/tenon/agent/operation"
 	"github.com/tenon-storage/tenon/agent/volume"
 	tenonv1 "github.com/tenon-storage/tenon/api/tenon/v1"
@@ -37,7 +38,7 @@ type Rooms struct {
 	Devices     *device.Registry
 	Volumes     *volume.Service
 	Disks       *attach.Service
-	Maintenance Maintainer
+	Maintenance *maintenance.Service
 	Host        Host
 }
 
@@ -94,9 +95,7 @@ func (s *Server) register(server *grpc.Server) *health.Server {
 	tenonv1.RegisterTransferServiceServer(server, &transfers{starter: start})
 	tenonv1.RegisterDomainServiceServer(server, &domains{service: r.Disks})
 	tenonv1.RegisterDiskServiceServer(server, &disks{service: r.Disks, starter: start})
-	if r.Maintenance != nil {
-		tenonv1.RegisterMaintenanceServiceServer(server, &maintenances{service: r.Maintenance})
-	}
+	tenonv1.RegisterMaintenanceServiceServer(server, &maintenances{service: r.Maintenance, domains: &domainNames{disks: r.Disks}})
 	tenonv1.RegisterOperationServiceServer(server, &operations{engine: r.Operations})
 	checks := health.NewServer()
 	for name := range server.GetServiceInfo() {

@@ -964,9 +964,10 @@ type MaintenanceUse struct {
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// What it uses, such as "web01" on its device, or the subscriber's name.
 	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
-	// The domain; empty where there is none.
+	// The domain's name, or its id where the name is not known; empty where there
+	// is none.
 	Domain string `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`
-	// The disk; empty where there is none.
+	// The disk's id; empty where there is none.
 	Disk string `protobuf:"bytes,5,opt,name=disk,proto3" json:"disk,omitempty"`
 	// Whether it writes.
 	Writer bool `protobuf:"varint,6,opt,name=writer,proto3" json:"writer,omitempty"`

@@ -1396,6 +1396,7 @@ type SubscribeRequest struct {
 	//	*SubscribeRequest_Ready_
 	//	*SubscribeRequest_Object_
 	//	*SubscribeRequest_Withdraw_
+	//	*SubscribeRequest_Leave_
 	Message       isSubscribeRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1492,6 +1493,15 @@ func (x *SubscribeRequest) GetWithdraw() *SubscribeRequest_Withdraw {
 	return nil
 }
 
+func (x *SubscribeRequest) GetLeave() *SubscribeRequest_Leave {
+	if x != nil {
+		if x, ok := x.Message.(*SubscribeRequest_Leave_); ok {
+			return x.Leave
+		}
+	}
+	return nil
+}
+
 type isSubscribeRequest_Message interface {
 	isSubscribeRequest_Message()
 }
@@ -1526,6 +1536,11 @@ type SubscribeRequest_Withdraw_ struct {
 	Withdraw *SubscribeRequest_Withdraw `protobuf:"bytes,6,opt,name=withdraw,proto3,oneof"`
 }
 
+type SubscribeRequest_Leave_ struct {
+	// The client does not come back. It is the last message.
+	Leave *SubscribeRequest_Leave `protobuf:"bytes,7,opt,name=leave,proto3,oneof"`
+}
+
 func (*SubscribeRequest_Register_) isSubscribeRequest_Message() {}
 
 func (*SubscribeRequest_Accept_) isSubscribeRequest_Message() {}
@@ -1537,6 +1552,8 @@ func (*SubscribeRequest_Ready_) isSubscribeRequest_Message() {}
 func (*SubscribeRequest_Object_) isSubscribeRequest_Message() {}
 
 func (*SubscribeRequest_Withdraw_) isSubscribeRequest_Message() {}
+
+func (*SubscribeRequest_Leave_) isSubscribeRequest_Message() {}
 
 // SubscribeResponse is one message to a subscriber.
 type SubscribeResponse struct {
@@ -2411,6 +2428,45 @@ func (*SubscribeRequest_Withdraw) Descriptor() ([]byte, []int) {
 	return file_tenon_v1_maintenance_service_proto_rawDescGZIP(), []int{24, 5}
 }
 
+// Leave ends the subscription for good: the client uses the device no more. A
+// stream that ends without it is a client that may come back; a blocking one
+// stays a use for a while, and is lost where a maintenance waits for it.
+type SubscribeRequest_Leave struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeRequest_Leave) Reset() {
+	*x = SubscribeRequest_Leave{}
+	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeRequest_Leave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeRequest_Leave) ProtoMessage() {}
+
+func (x *SubscribeRequest_Leave) ProtoReflect() protoreflect.Message {
+	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeRequest_Leave.ProtoReflect.Descriptor instead.
+func (*SubscribeRequest_Leave) Descriptor() ([]byte, []int) {
+	return file_tenon_v1_maintenance_service_proto_rawDescGZIP(), []int{24, 6}
+}
+
 // Registered says that the registration is recorded. It is the first message.
 type SubscribeResponse_Registered struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2422,7 +2478,7 @@ type SubscribeResponse_Registered struct {
 
 func (x *SubscribeResponse_Registered) Reset() {
 	*x = SubscribeResponse_Registered{}
-	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[40]
+	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2434,7 +2490,7 @@ func (x *SubscribeResponse_Registered) String() string {
 func (*SubscribeResponse_Registered) ProtoMessage() {}
 
 func (x *SubscribeResponse_Registered) ProtoReflect() protoreflect.Message {
-	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[40]
+	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2468,7 +2524,7 @@ type SubscribeResponse_Refused struct {
 
 func (x *SubscribeResponse_Refused) Reset() {
 	*x = SubscribeResponse_Refused{}
-	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[41]
+	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2536,7 @@ func (x *SubscribeResponse_Refused) String() string {
 func (*SubscribeResponse_Refused) ProtoMessage() {}
 
 func (x *SubscribeResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[41]
+	mi := &file_tenon_v1_maintenance_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,14 +2650,15 @@ const file_tenon_v1_maintenance_service_proto_rawDesc = "" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12$\n" +
 	"\x03how\x18\x04 \x01(\x0e2\x12.tenon.v1.ReadyHowR\x03how\x12\x1a\n" +
 	"\bevidence\x18\x05 \x01(\tR\bevidence\"\x18\n" +
-	"\x16ReportUseReadyResponse\"\xe9\x05\n" +
+	"\x16ReportUseReadyResponse\"\xac\x06\n" +
 	"\x10SubscribeRequest\x12A\n" +
 	"\bregister\x18\x01 \x01(\v2#.tenon.v1.SubscribeRequest.RegisterH\x00R\bregister\x12;\n" +
 	"\x06accept\x18\x02 \x01(\v2!.tenon.v1.SubscribeRequest.AcceptH\x00R\x06accept\x12A\n" +
 	"\bprogress\x18\x03 \x01(\v2#.tenon.v1.SubscribeRequest.ProgressH\x00R\bprogress\x128\n" +
 	"\x05ready\x18\x04 \x01(\v2 .tenon.v1.SubscribeRequest.ReadyH\x00R\x05ready\x12;\n" +
 	"\x06object\x18\x05 \x01(\v2!.tenon.v1.SubscribeRequest.ObjectH\x00R\x06object\x12A\n" +
-	"\bwithdraw\x18\x06 \x01(\v2#.tenon.v1.SubscribeRequest.WithdrawH\x00R\bwithdraw\x1ab\n" +
+	"\bwithdraw\x18\x06 \x01(\v2#.tenon.v1.SubscribeRequest.WithdrawH\x00R\bwithdraw\x128\n" +
+	"\x05leave\x18\a \x01(\v2 .tenon.v1.SubscribeRequest.LeaveH\x00R\x05leave\x1ab\n" +
 	"\bRegister\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -2617,7 +2674,8 @@ const file_tenon_v1_maintenance_service_proto_rawDesc = "" +
 	"\x06Object\x12+\n" +
 	"\x06reason\x18\x01 \x01(\v2\x13.tenon.v1.UseReasonR\x06reason\x1a\n" +
 	"\n" +
-	"\bWithdrawB\t\n" +
+	"\bWithdraw\x1a\a\n" +
+	"\x05LeaveB\t\n" +
 	"\amessage\"\xff\x02\n" +
 	"\x11SubscribeResponse\x12H\n" +
 	"\n" +
@@ -2690,7 +2748,7 @@ func file_tenon_v1_maintenance_service_proto_rawDescGZIP() []byte {
 	return file_tenon_v1_maintenance_service_proto_rawDescData
 }
 
-var file_tenon_v1_maintenance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_tenon_v1_maintenance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_tenon_v1_maintenance_service_proto_goTypes = []any{
 	(*PlanMaintenanceRequest)(nil),       // 0: tenon.v1.PlanMaintenanceRequest
 	(*PlanMaintenanceResponse)(nil),      // 1: tenon.v1.PlanMaintenanceResponse
@@ -2732,95 +2790,97 @@ var file_tenon_v1_maintenance_service_proto_goTypes = []any{
 	(*SubscribeRequest_Ready)(nil),       // 37: tenon.v1.SubscribeRequest.Ready
 	(*SubscribeRequest_Object)(nil),      // 38: tenon.v1.SubscribeRequest.Object
 	(*SubscribeRequest_Withdraw)(nil),    // 39: tenon.v1.SubscribeRequest.Withdraw
-	(*SubscribeResponse_Registered)(nil), // 40: tenon.v1.SubscribeResponse.Registered
-	(*SubscribeResponse_Refused)(nil),    // 41: tenon.v1.SubscribeResponse.Refused
-	(*MaintenanceIntent)(nil),            // 42: tenon.v1.MaintenanceIntent
-	(*MaintenancePlan)(nil),              // 43: tenon.v1.MaintenancePlan
-	(*Maintenance)(nil),                  // 44: tenon.v1.Maintenance
-	(*durationpb.Duration)(nil),          // 45: google.protobuf.Duration
-	(ReadyHow)(0),                        // 46: tenon.v1.ReadyHow
-	(*MaintenanceNotice)(nil),            // 47: tenon.v1.MaintenanceNotice
-	(*MaintenanceCancellation)(nil),      // 48: tenon.v1.MaintenanceCancellation
-	(*PolicyStep)(nil),                   // 49: tenon.v1.PolicyStep
-	(*MaintenanceAuditLine)(nil),         // 50: tenon.v1.MaintenanceAuditLine
-	(*Failure)(nil),                      // 51: tenon.v1.Failure
-	(*UseReason)(nil),                    // 52: tenon.v1.UseReason
+	(*SubscribeRequest_Leave)(nil),       // 40: tenon.v1.SubscribeRequest.Leave
+	(*SubscribeResponse_Registered)(nil), // 41: tenon.v1.SubscribeResponse.Registered
+	(*SubscribeResponse_Refused)(nil),    // 42: tenon.v1.SubscribeResponse.Refused
+	(*MaintenanceIntent)(nil),            // 43: tenon.v1.MaintenanceIntent
+	(*MaintenancePlan)(nil),              // 44: tenon.v1.MaintenancePlan
+	(*Maintenance)(nil),                  // 45: tenon.v1.Maintenance
+	(*durationpb.Duration)(nil),          // 46: google.protobuf.Duration
+	(ReadyHow)(0),                        // 47: tenon.v1.ReadyHow
+	(*MaintenanceNotice)(nil),            // 48: tenon.v1.MaintenanceNotice
+	(*MaintenanceCancellation)(nil),      // 49: tenon.v1.MaintenanceCancellation
+	(*PolicyStep)(nil),                   // 50: tenon.v1.PolicyStep
+	(*MaintenanceAuditLine)(nil),         // 51: tenon.v1.MaintenanceAuditLine
+	(*Failure)(nil),                      // 52: tenon.v1.Failure
+	(*UseReason)(nil),                    // 53: tenon.v1.UseReason
 }
 var file_tenon_v1_maintenance_service_proto_depIdxs = []int32{
-	42, // 0: tenon.v1.PlanMaintenanceRequest.intent:type_name -> tenon.v1.MaintenanceIntent
-	43, // 1: tenon.v1.PlanMaintenanceResponse.plan:type_name -> tenon.v1.MaintenancePlan
-	42, // 2: tenon.v1.PrepareMaintenanceRequest.intent:type_name -> tenon.v1.MaintenanceIntent
-	44, // 3: tenon.v1.PrepareMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	44, // 4: tenon.v1.GetMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	44, // 5: tenon.v1.ListMaintenancesResponse.maintenances:type_name -> tenon.v1.Maintenance
-	44, // 6: tenon.v1.WatchMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	45, // 7: tenon.v1.ExtendMaintenanceRequest.respond_within:type_name -> google.protobuf.Duration
-	45, // 8: tenon.v1.ExtendMaintenanceRequest.drain_within:type_name -> google.protobuf.Duration
-	45, // 9: tenon.v1.ExtendMaintenanceRequest.expected_duration:type_name -> google.protobuf.Duration
-	44, // 10: tenon.v1.ExtendMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	44, // 11: tenon.v1.OverrideMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	44, // 12: tenon.v1.CancelMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	44, // 13: tenon.v1.EndMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
-	45, // 14: tenon.v1.ObjectUseRequest.until:type_name -> google.protobuf.Duration
-	46, // 15: tenon.v1.ReportUseReadyRequest.how:type_name -> tenon.v1.ReadyHow
+	43, // 0: tenon.v1.PlanMaintenanceRequest.intent:type_name -> tenon.v1.MaintenanceIntent
+	44, // 1: tenon.v1.PlanMaintenanceResponse.plan:type_name -> tenon.v1.MaintenancePlan
+	43, // 2: tenon.v1.PrepareMaintenanceRequest.intent:type_name -> tenon.v1.MaintenanceIntent
+	45, // 3: tenon.v1.PrepareMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	45, // 4: tenon.v1.GetMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	45, // 5: tenon.v1.ListMaintenancesResponse.maintenances:type_name -> tenon.v1.Maintenance
+	45, // 6: tenon.v1.WatchMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	46, // 7: tenon.v1.ExtendMaintenanceRequest.respond_within:type_name -> google.protobuf.Duration
+	46, // 8: tenon.v1.ExtendMaintenanceRequest.drain_within:type_name -> google.protobuf.Duration
+	46, // 9: tenon.v1.ExtendMaintenanceRequest.expected_duration:type_name -> google.protobuf.Duration
+	45, // 10: tenon.v1.ExtendMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	45, // 11: tenon.v1.OverrideMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	45, // 12: tenon.v1.CancelMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	45, // 13: tenon.v1.EndMaintenanceResponse.maintenance:type_name -> tenon.v1.Maintenance
+	46, // 14: tenon.v1.ObjectUseRequest.until:type_name -> google.protobuf.Duration
+	47, // 15: tenon.v1.ReportUseReadyRequest.how:type_name -> tenon.v1.ReadyHow
 	34, // 16: tenon.v1.SubscribeRequest.register:type_name -> tenon.v1.SubscribeRequest.Register
 	35, // 17: tenon.v1.SubscribeRequest.accept:type_name -> tenon.v1.SubscribeRequest.Accept
 	36, // 18: tenon.v1.SubscribeRequest.progress:type_name -> tenon.v1.SubscribeRequest.Progress
 	37, // 19: tenon.v1.SubscribeRequest.ready:type_name -> tenon.v1.SubscribeRequest.Ready
 	38, // 20: tenon.v1.SubscribeRequest.object:type_name -> tenon.v1.SubscribeRequest.Object
 	39, // 21: tenon.v1.SubscribeRequest.withdraw:type_name -> tenon.v1.SubscribeRequest.Withdraw
-	40, // 22: tenon.v1.SubscribeResponse.registered:type_name -> tenon.v1.SubscribeResponse.Registered
-	47, // 23: tenon.v1.SubscribeResponse.notice:type_name -> tenon.v1.MaintenanceNotice
-	48, // 24: tenon.v1.SubscribeResponse.cancellation:type_name -> tenon.v1.MaintenanceCancellation
-	41, // 25: tenon.v1.SubscribeResponse.refused:type_name -> tenon.v1.SubscribeResponse.Refused
-	49, // 26: tenon.v1.SetMaintenancePolicyRequest.policy:type_name -> tenon.v1.PolicyStep
-	49, // 27: tenon.v1.SetMaintenancePolicyResponse.policy:type_name -> tenon.v1.PolicyStep
-	49, // 28: tenon.v1.GetMaintenancePolicyResponse.policy:type_name -> tenon.v1.PolicyStep
-	50, // 29: tenon.v1.ListAuditLinesResponse.lines:type_name -> tenon.v1.MaintenanceAuditLine
-	51, // 30: tenon.v1.CheckDomainResponse.refusal:type_name -> tenon.v1.Failure
-	45, // 31: tenon.v1.SubscribeRequest.Accept.eta:type_name -> google.protobuf.Duration
-	46, // 32: tenon.v1.SubscribeRequest.Ready.how:type_name -> tenon.v1.ReadyHow
-	52, // 33: tenon.v1.SubscribeRequest.Object.reason:type_name -> tenon.v1.UseReason
-	51, // 34: tenon.v1.SubscribeResponse.Refused.failure:type_name -> tenon.v1.Failure
-	0,  // 35: tenon.v1.MaintenanceService.PlanMaintenance:input_type -> tenon.v1.PlanMaintenanceRequest
-	2,  // 36: tenon.v1.MaintenanceService.PrepareMaintenance:input_type -> tenon.v1.PrepareMaintenanceRequest
-	4,  // 37: tenon.v1.MaintenanceService.GetMaintenance:input_type -> tenon.v1.GetMaintenanceRequest
-	6,  // 38: tenon.v1.MaintenanceService.ListMaintenances:input_type -> tenon.v1.ListMaintenancesRequest
-	8,  // 39: tenon.v1.MaintenanceService.WatchMaintenance:input_type -> tenon.v1.WatchMaintenanceRequest
-	10, // 40: tenon.v1.MaintenanceService.ExtendMaintenance:input_type -> tenon.v1.ExtendMaintenanceRequest
-	12, // 41: tenon.v1.MaintenanceService.OverrideMaintenance:input_type -> tenon.v1.OverrideMaintenanceRequest
-	14, // 42: tenon.v1.MaintenanceService.CancelMaintenance:input_type -> tenon.v1.CancelMaintenanceRequest
-	16, // 43: tenon.v1.MaintenanceService.EndMaintenance:input_type -> tenon.v1.EndMaintenanceRequest
-	18, // 44: tenon.v1.MaintenanceService.ObjectUse:input_type -> tenon.v1.ObjectUseRequest
-	20, // 45: tenon.v1.MaintenanceService.WithdrawObjection:input_type -> tenon.v1.WithdrawObjectionRequest
-	22, // 46: tenon.v1.MaintenanceService.ReportUseReady:input_type -> tenon.v1.ReportUseReadyRequest
-	24, // 47: tenon.v1.MaintenanceService.Subscribe:input_type -> tenon.v1.SubscribeRequest
-	26, // 48: tenon.v1.MaintenanceService.SetMaintenancePolicy:input_type -> tenon.v1.SetMaintenancePolicyRequest
-	28, // 49: tenon.v1.MaintenanceService.GetMaintenancePolicy:input_type -> tenon.v1.GetMaintenancePolicyRequest
-	30, // 50: tenon.v1.MaintenanceService.ListAuditLines:input_type -> tenon.v1.ListAuditLinesRequest
-	32, // 51: tenon.v1.MaintenanceService.CheckDomain:input_type -> tenon.v1.CheckDomainRequest
-	1,  // 52: tenon.v1.MaintenanceService.PlanMaintenance:output_type -> tenon.v1.PlanMaintenanceResponse
-	3,  // 53: tenon.v1.MaintenanceService.PrepareMaintenance:output_type -> tenon.v1.PrepareMaintenanceResponse
-	5,  // 54: tenon.v1.MaintenanceService.GetMaintenance:output_type -> tenon.v1.GetMaintenanceResponse
-	7,  // 55: tenon.v1.MaintenanceService.ListMaintenances:output_type -> tenon.v1.ListMaintenancesResponse
-	9,  // 56: tenon.v1.MaintenanceService.WatchMaintenance:output_type -> tenon.v1.WatchMaintenanceResponse
-	11, // 57: tenon.v1.MaintenanceService.ExtendMaintenance:output_type -> tenon.v1.ExtendMaintenanceResponse
-	13, // 58: tenon.v1.MaintenanceService.OverrideMaintenance:output_type -> tenon.v1.OverrideMaintenanceResponse
-	15, // 59: tenon.v1.MaintenanceService.CancelMaintenance:output_type -> tenon.v1.CancelMaintenanceResponse
-	17, // 60: tenon.v1.MaintenanceService.EndMaintenance:output_type -> tenon.v1.EndMaintenanceResponse
-	19, // 61: tenon.v1.MaintenanceService.ObjectUse:output_type -> tenon.v1.ObjectUseResponse
-	21, // 62: tenon.v1.MaintenanceService.WithdrawObjection:output_type -> tenon.v1.WithdrawObjectionResponse
-	23, // 63: tenon.v1.MaintenanceService.ReportUseReady:output_type -> tenon.v1.ReportUseReadyResponse
-	25, // 64: tenon.v1.MaintenanceService.Subscribe:output_type -> tenon.v1.SubscribeResponse
-	27, // 65: tenon.v1.MaintenanceService.SetMaintenancePolicy:output_type -> tenon.v1.SetMaintenancePolicyResponse
-	29, // 66: tenon.v1.MaintenanceService.GetMaintenancePolicy:output_type -> tenon.v1.GetMaintenancePolicyResponse
-	31, // 67: tenon.v1.MaintenanceService.ListAuditLines:output_type -> tenon.v1.ListAuditLinesResponse
-	33, // 68: tenon.v1.MaintenanceService.CheckDomain:output_type -> tenon.v1.CheckDomainResponse
-	52, // [52:69] is the sub-list for method output_type
-	35, // [35:52] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	40, // 22: tenon.v1.SubscribeRequest.leave:type_name -> tenon.v1.SubscribeRequest.Leave
+	41, // 23: tenon.v1.SubscribeResponse.registered:type_name -> tenon.v1.SubscribeResponse.Registered
+	48, // 24: tenon.v1.SubscribeResponse.notice:type_name -> tenon.v1.MaintenanceNotice
+	49, // 25: tenon.v1.SubscribeResponse.cancellation:type_name -> tenon.v1.MaintenanceCancellation
+	42, // 26: tenon.v1.SubscribeResponse.refused:type_name -> tenon.v1.SubscribeResponse.Refused
+	50, // 27: tenon.v1.SetMaintenancePolicyRequest.policy:type_name -> tenon.v1.PolicyStep
+	50, // 28: tenon.v1.SetMaintenancePolicyResponse.policy:type_name -> tenon.v1.PolicyStep
+	50, // 29: tenon.v1.GetMaintenancePolicyResponse.policy:type_name -> tenon.v1.PolicyStep
+	51, // 30: tenon.v1.ListAuditLinesResponse.lines:type_name -> tenon.v1.MaintenanceAuditLine
+	52, // 31: tenon.v1.CheckDomainResponse.refusal:type_name -> tenon.v1.Failure
+	46, // 32: tenon.v1.SubscribeRequest.Accept.eta:type_name -> google.protobuf.Duration
+	47, // 33: tenon.v1.SubscribeRequest.Ready.how:type_name -> tenon.v1.ReadyHow
+	53, // 34: tenon.v1.SubscribeRequest.Object.reason:type_name -> tenon.v1.UseReason
+	52, // 35: tenon.v1.SubscribeResponse.Refused.failure:type_name -> tenon.v1.Failure
+	0,  // 36: tenon.v1.MaintenanceService.PlanMaintenance:input_type -> tenon.v1.PlanMaintenanceRequest
+	2,  // 37: tenon.v1.MaintenanceService.PrepareMaintenance:input_type -> tenon.v1.PrepareMaintenanceRequest
+	4,  // 38: tenon.v1.MaintenanceService.GetMaintenance:input_type -> tenon.v1.GetMaintenanceRequest
+	6,  // 39: tenon.v1.MaintenanceService.ListMaintenances:input_type -> tenon.v1.ListMaintenancesRequest
+	8,  // 40: tenon.v1.MaintenanceService.WatchMaintenance:input_type -> tenon.v1.WatchMaintenanceRequest
+	10, // 41: tenon.v1.MaintenanceService.ExtendMaintenance:input_type -> tenon.v1.ExtendMaintenanceRequest
+	12, // 42: tenon.v1.MaintenanceService.OverrideMaintenance:input_type -> tenon.v1.OverrideMaintenanceRequest
+	14, // 43: tenon.v1.MaintenanceService.CancelMaintenance:input_type -> tenon.v1.CancelMaintenanceRequest
+	16, // 44: tenon.v1.MaintenanceService.EndMaintenance:input_type -> tenon.v1.EndMaintenanceRequest
+	18, // 45: tenon.v1.MaintenanceService.ObjectUse:input_type -> tenon.v1.ObjectUseRequest
+	20, // 46: tenon.v1.MaintenanceService.WithdrawObjection:input_type -> tenon.v1.WithdrawObjectionRequest
+	22, // 47: tenon.v1.MaintenanceService.ReportUseReady:input_type -> tenon.v1.ReportUseReadyRequest
+	24, // 48: tenon.v1.MaintenanceService.Subscribe:input_type -> tenon.v1.SubscribeRequest
+	26, // 49: tenon.v1.MaintenanceService.SetMaintenancePolicy:input_type -> tenon.v1.SetMaintenancePolicyRequest
+	28, // 50: tenon.v1.MaintenanceService.GetMaintenancePolicy:input_type -> tenon.v1.GetMaintenancePolicyRequest
+	30, // 51: tenon.v1.MaintenanceService.ListAuditLines:input_type -> tenon.v1.ListAuditLinesRequest
+	32, // 52: tenon.v1.MaintenanceService.CheckDomain:input_type -> tenon.v1.CheckDomainRequest
+	1,  // 53: tenon.v1.MaintenanceService.PlanMaintenance:output_type -> tenon.v1.PlanMaintenanceResponse
+	3,  // 54: tenon.v1.MaintenanceService.PrepareMaintenance:output_type -> tenon.v1.PrepareMaintenanceResponse
+	5,  // 55: tenon.v1.MaintenanceService.GetMaintenance:output_type -> tenon.v1.GetMaintenanceResponse
+	7,  // 56: tenon.v1.MaintenanceService.ListMaintenances:output_type -> tenon.v1.ListMaintenancesResponse
+	9,  // 57: tenon.v1.MaintenanceService.WatchMaintenance:output_type -> tenon.v1.WatchMaintenanceResponse
+	11, // 58: tenon.v1.MaintenanceService.ExtendMaintenance:output_type -> tenon.v1.ExtendMaintenanceResponse
+	13, // 59: tenon.v1.MaintenanceService.OverrideMaintenance:output_type -> tenon.v1.OverrideMaintenanceResponse
+	15, // 60: tenon.v1.MaintenanceService.CancelMaintenance:output_type -> tenon.v1.CancelMaintenanceResponse
+	17, // 61: tenon.v1.MaintenanceService.EndMaintenance:output_type -> tenon.v1.EndMaintenanceResponse
+	19, // 62: tenon.v1.MaintenanceService.ObjectUse:output_type -> tenon.v1.ObjectUseResponse
+	21, // 63: tenon.v1.MaintenanceService.WithdrawObjection:output_type -> tenon.v1.WithdrawObjectionResponse
+	23, // 64: tenon.v1.MaintenanceService.ReportUseReady:output_type -> tenon.v1.ReportUseReadyResponse
+	25, // 65: tenon.v1.MaintenanceService.Subscribe:output_type -> tenon.v1.SubscribeResponse
+	27, // 66: tenon.v1.MaintenanceService.SetMaintenancePolicy:output_type -> tenon.v1.SetMaintenancePolicyResponse
+	29, // 67: tenon.v1.MaintenanceService.GetMaintenancePolicy:output_type -> tenon.v1.GetMaintenancePolicyResponse
+	31, // 68: tenon.v1.MaintenanceService.ListAuditLines:output_type -> tenon.v1.ListAuditLinesResponse
+	33, // 69: tenon.v1.MaintenanceService.CheckDomain:output_type -> tenon.v1.CheckDomainResponse
+	53, // [53:70] is the sub-list for method output_type
+	36, // [36:53] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_tenon_v1_maintenance_service_proto_init() }
@@ -2837,6 +2897,7 @@ func file_tenon_v1_maintenance_service_proto_init() {
 		(*SubscribeRequest_Ready_)(nil),
 		(*SubscribeRequest_Object_)(nil),
 		(*SubscribeRequest_Withdraw_)(nil),
+		(*SubscribeRequest_Leave_)(nil),
 	}
 	file_tenon_v1_maintenance_service_proto_msgTypes[25].OneofWrappers = []any{
 		(*SubscribeResponse_Registered_)(nil),
@@ -2850,7 +2911,7 @@ func file_tenon_v1_maintenance_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenon_v1_maintenance_service_proto_rawDesc), len(file_tenon_v1_maintenance_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -98,6 +98,7 @@ func (a *app) maintenanceWithdraw() *cobra.Command {
 var ways = map[string]tenonv1.ReadyHow{
 	"moved": tenonv1.ReadyHow_READY_HOW_MOVED, "detached": tenonv1.ReadyHow_READY_HOW_DETACHED, "paused": tenonv1.ReadyHow_READY_HOW_PAUSED,
 	"stopped": tenonv1.ReadyHow_READY_HOW_STOPPED, "closed": tenonv1.ReadyHow_READY_HOW_CLOSED, "tolerates": tenonv1.ReadyHow_READY_HOW_TOLERATES,
+	"removed": tenonv1.ReadyHow_READY_HOW_REMOVED,
 }
 
 func (a *app) maintenanceReady() *cobra.Command {
@@ -124,7 +125,7 @@ func (a *app) maintenanceReady() *cobra.Command {
 		})
 		return a.said(ctx, resp, err, "use %s is ready: %s", args[0], how)
 	})
-	cmd.Flags().StringVar(&how, "how", "", "in which `WAY`: moved, detached, paused, stopped, closed or tolerates")
+	cmd.Flags().StringVar(&how, "how", "", "in which `WAY`: "+words(ways))
 	cmd.Flags().StringVar(&evidence, "evidence", "", "what it rests upon, for the record: `TEXT`")
 	must(cmd.MarkFlagRequired("how"))
 	must(cmd.RegisterFlagCompletionFunc("how", cobra.FixedCompletions(slices.Sorted(maps.Keys(ways)), cobra.ShellCompDirectiveNoFileComp)))
