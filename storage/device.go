@@ -68,6 +68,7 @@ type Device struct {
 	locks   locks
 	replays *replays
 	stats   stats
+	mapped  mapped
 
 	life context.Context // ends at Close; no request's context
 	end  context.CancelCauseFunc

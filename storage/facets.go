@@ -194,24 +194,25 @@ func (m mapper) Map(ctx context.Context, u primitives.URI, r primitives.MapReque
 	if err != nil {
 		return primitives.Mapping{}, m.d.refuse(c.name, c.uri, err)
 	}
-	return perform(ctx, m.d, c, func(ctx context.Context, op primitives.Op) (primitives.Mapping, error) {
+	made, err := perform(ctx, m.d, c, func(ctx context.Context, op primitives.Op) (primitives.Mapping, error) {
 		r.Op = op
 		return m.inner.Map(ctx, u, r)
 	})
+	if err == nil {
+		m.d.mapped.put(made)
+	}
+	return made, err
 }
 
 // Activate of a writer waits for Readers of the volume, whose bytes it would
 // change under them.
 func (m mapper) Activate(ctx context.Context, id primitives.MappingID, op primitives.Op) (primitives.Mapping, error) {
 	c := m.call("activate", id, op)
-	mappings, err := m.Mappings(ctx)
+	found, err := m.find(ctx, id)
 	if err != nil {
 		return primitives.Mapping{}, err
 	}
-	for _, found := range mappings {
-		if found.ID != id {
-			continue
-		}
+	if found.ID == id {
 		c.uri = found.URI
 		if found.Access == primitives.ReadWrite && !found.Active {
 			c.keys = append(c.keys, changing(found.URI)...)
@@ -220,6 +221,25 @@ func (m mapper) Activate(ctx context.Context, id primitives.MappingID, op primit
 	return perform(ctx, m.d, c, func(ctx context.Context, op primitives.Op) (primitives.Mapping, error) {
 		return m.inner.Activate(ctx, id, op)
 	})
+}
+
+// find returns a mapping as Map has just made it, or as the device lists it now;
+// one that is not there has no ID. What is remembered may be active by now, where
+// a lock too many does no harm.
+func (m mapper) find(ctx context.Context, id primitives.MappingID) (primitives.Mapping, error) {
+	if made, ok := m.d.mapped.take(id); ok {
+		return made, nil
+	}
+	mappings, err := m.Mappings(ctx)
+	if err != nil {
+		return primitives.Mapping{}, err
+	}
+	for _, found := range mappings {
+		if found.ID == id {
+			return found, nil
+		}
+	}
+	return primitives.Mapping{}, nil
 }
 
 func (m mapper) Deactivate(ctx context.Context, id primitives.MappingID, op primitives.Op) error {

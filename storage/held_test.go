@@ -66,6 +66,51 @@ func TestAGuestWaitsForReadersOfItsVolume(t *testing.T) {
 	}
 }
 
+// What Map said of an active mapping is not true any more once it is deactivated.
+func TestAGuestWaitsForReadersAlsoWhenItsMappingWasActiveOnce(t *testing.T) {
+	dev := mapped(t, mem.New(), storage.Options{LockWait: time.Millisecond})
+	ctx := t.Context()
+	create(t, dev, vol("a"), 4096, nil)
+	f := dev.Facets().Map
+	again := func() primitives.MappingID {
+		t.Helper()
+		m, err := f.Map(ctx, vol("a"), primitives.MapRequest{Access: primitives.ReadWrite, Consumer: "guest"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.ID
+	}
+	id := again()
+	if _, err := f.Activate(ctx, id, primitives.Op{}); err != nil {
+		t.Fatal(err)
+	}
+	again()
+	if err := f.Deactivate(ctx, id, primitives.Op{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dev.Read(ctx, vol("a"), primitives.Op{ID: "copy"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := f.Activate(ctx, id, primitives.Op{})
+	wantBlocker(t, wantCode(t, "Activate beside a reader", err, primitives.CodeConflict), primitives.Blocker{Kind: "operation", Name: "copy"})
+}
+
+func TestAnActivateAfterItsMapListsNoMappings(t *testing.T) {
+	dev := mapped(t, mem.New(), storage.Options{})
+	create(t, dev, vol("a"), 4096, nil)
+	f := dev.Facets().Map
+	m, err := f.Map(t.Context(), vol("a"), primitives.MapRequest{Access: primitives.ReadWrite, Consumer: "guest"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err = f.Activate(t.Context(), m.ID, primitives.Op{}); err != nil || !m.Active {
+		t.Fatalf("Activate = %+v, %v", m, err)
+	}
+	if n := calls(dev, "mappings"); n != 0 {
+		t.Errorf("the mappings were listed %d times, want not at all", n)
+	}
+}
+
 func TestAbortFreesTheVolumeEvenAfterItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		drv := mem.New()

@@ -135,6 +135,7 @@ func (f mapper) Activate(ctx context.Context, id primitives.MappingID, _ primiti
 }
 
 func (s *session) activate(u primitives.URI, m mapping) (primitives.Mapping, error) {
+	recorded := m
 	r, err := s.whole(u.Parent())
 	if errors.Is(err, primitives.CodeNotFound) || err == nil && r.Handle != m.Volume {
 		return primitives.Mapping{}, fail(primitives.CodeFenced, u, "the mapped volume is gone")
@@ -163,7 +164,7 @@ func (s *session) activate(u primitives.URI, m mapping) (primitives.Mapping, err
 		}
 	}
 	m.Active = true
-	if err := s.saveMapping(&m); err != nil {
+	if err := s.replaceMapping(recorded, &m); err != nil {
 		return primitives.Mapping{}, err
 	}
 	return s.presentMapping(m, r)
@@ -187,14 +188,14 @@ func (s *session) checkFile(m *mapping, r record) error {
 
 // admit refuses a second writer, and a reader beside a writer.
 func (s *session) admit(u primitives.URI, m mapping) error {
-	all, err := s.allMappings(m.Volume)
+	all, err := s.mappingsBeside(m.Volume, m.ID)
 	if err != nil {
 		return err
 	}
 	var against []mapping
 	for _, other := range all {
 		bothRead := other.Access == primitives.ReadOnly && m.Access == primitives.ReadOnly
-		if other.Active && other.Of == m.Of && other.ID != m.ID && !bothRead {
+		if other.Active && other.Of == m.Of && !bothRead {
 			against = append(against, other)
 		}
 	}

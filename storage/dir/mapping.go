@@ -87,6 +87,12 @@ func (s *session) loadMapping(file string) (mapping, error) {
 
 // allMappings returns the mappings of a volume and of its snapshots, on any host.
 func (s *session) allMappings(volume primitives.Handle) ([]mapping, error) {
+	return s.mappingsBeside(volume, "")
+}
+
+// mappingsBeside is allMappings without the one of that id.
+func (s *session) mappingsBeside(volume primitives.Handle, id primitives.MappingID) ([]mapping, error) {
+	own, _ := mappingFile(id)
 	folder := mappingsDir + "/" + string(volume)
 	names, err := s.names(folder)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -97,7 +103,11 @@ func (s *session) allMappings(volume primitives.Handle) ([]mapping, error) {
 	}
 	var all []mapping
 	for _, name := range names {
-		m, err := s.loadMapping(folder + "/" + name)
+		file := folder + "/" + name
+		if file == own {
+			continue
+		}
+		m, err := s.loadMapping(file)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -162,13 +172,27 @@ func (s *session) saveMapping(m *mapping) error {
 		return errors.New("a mapping of ours has an id of ours")
 	}
 	var old mapping
-	if err := s.readJSON(file, &old); err == nil {
-		m.Epoch = old.Epoch
-		if old == *m {
-			return nil
-		}
+	if err := s.readJSON(file, &old); err != nil {
+		old = mapping{Epoch: m.Epoch}
+	}
+	return s.replaceMapping(old, m)
+}
+
+// replaceMapping is saveMapping that is told what the record says, which the
+// device's lock keeps true; one without ID: there is none.
+func (s *session) replaceMapping(old mapping, m *mapping) error {
+	file, ok := mappingFile(m.ID)
+	if !ok {
+		return errors.New("a mapping of ours has an id of ours")
+	}
+	m.Epoch = old.Epoch
+	if old == *m {
+		return nil
 	}
 	m.Epoch++
+	if old.ID == m.ID {
+		return s.writeVolatile(file, m)
+	}
 	if err := s.root.Mkdir(path.Dir(file), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
