@@ -205,6 +205,9 @@ func (s *Service) subjects(ctx context.Context, uris []primitives.URI, name stri
 
 func snapshottable(f primitives.Facets, o primitives.Object, x subject) error {
 	switch {
+	case f.Snapshots != nil && o.State == primitives.Incomplete: // whose capabilities are none, which says nothing of its device
+		return primitives.Errorf(primitives.CodeIncomplete, "its write was interrupted").On(x.URI).
+			Trying("resume that operation, or delink the volume")
 	case f.Snapshots == nil || !o.Caps.Snapshot:
 		return primitives.Errorf(primitives.CodeUnsupported, "it cannot be snapshotted").On(x.URI).
 			Trying("copy it to a device that has snapshots")
