@@ -57,7 +57,26 @@ func (t *turn) uses(name string) ([]protocol.Use, error) {
 	for _, u := range c[name] {
 		uses = append(uses, u.Use)
 	}
-	return uses, nil
+	return append(uses, t.ending(name, c)...), nil
+}
+
+// ending returns the uses that are recorded no more while the step that released
+// them still runs: a disk that shows its new volume already, and whose old one is
+// being let go. They are gone when the step says so.
+func (t *turn) ending(name string, c census) (uses []protocol.Use) {
+	w := t.wards[name]
+	if w == nil || len(w.rec.Acts) == 0 {
+		return nil
+	}
+	for _, o := range w.rec.Host.Outcomes {
+		if _, acted := w.rec.Acts[o.ID]; !acted || !o.Acting {
+			continue
+		}
+		if _, there := c.find(name, o.ID); !there {
+			uses = append(uses, protocol.Use{ID: o.ID, Kind: o.Kind, Subject: o.Subject, Domain: o.Domain, Disk: o.Disk, Owner: o.Owner, Policy: o.Policy, Writer: true})
+		}
+	}
+	return uses
 }
 
 // count goes through the journal once. What is dormant holds nothing.

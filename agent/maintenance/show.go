@@ -140,6 +140,18 @@ type watcher struct {
 	wake   chan struct{}
 }
 
+// mark has a device shown again, if it is watched.
+func (w *watcher) mark(name string) {
+	if w.device != "" && w.device != name {
+		return
+	}
+	w.dirty[name] = true
+	select {
+	case w.wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
 // Watch yields where one device stands, or with an empty name every one, and then
 // each change; changes that come faster than they are received are joined. An
 // error ends it: CodeNotFound, or ctx's end.
@@ -219,13 +231,7 @@ func same(a, b Maintenance) bool {
 // device that changed; mu is held.
 func (s *Service) changed(name string) {
 	for w := range s.watchers {
-		if w.device == "" || w.device == name {
-			w.dirty[name] = true
-			select {
-			case w.wake <- struct{}{}:
-			default: // it is awake
-			}
-		}
+		w.mark(name)
 	}
 	for r := range s.asked {
 		r.mark(name)

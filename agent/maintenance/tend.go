@@ -220,6 +220,21 @@ func (s *Service) followOperations(ctx context.Context) {
 		}
 		if op.State.Finished() {
 			s.poke()
+			s.showAll()
+		}
+	}
+}
+
+// showAll has those who watch look at every device again: its uses may differ.
+func (s *Service) showAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.watchers) == 0 {
+		return
+	}
+	for _, name := range s.devices.Names() {
+		for w := range s.watchers {
+			w.mark(name)
 		}
 	}
 }
