@@ -24,6 +24,9 @@ import (
 	"github.com/tenon-storage/tenon/internal/command"
 )
 
+// leaveTime bounds the last word of a subscriber.
+const leaveTime = 5 * time.Second
+
 // beatTime is how often a running program is reported as alive.
 const beatTime = 5 * time.Second
 
@@ -43,12 +46,13 @@ environment. How it exits is the answer:
 The last line on its standard error is the reason. While it runs it counts as working; a line on its
 standard output that is a number from 0 to 100 tells how far it is. When the maintenance is cancelled
 or over, it is stopped and run once more with TENON_EVENT=cancellation. The subscription outlives
-restarts of tenond.`
+restarts of tenond, and a blocking one is still waited for a while when tenonctl has ended, unless
+--leave is given.`
 
 // subscribeFlags are what subscribe is given.
 type subscribeFlags struct {
 	name, id, program, how string
-	blocking               bool
+	blocking, leave        bool
 	eta, retry             time.Duration
 }
 
@@ -87,7 +91,7 @@ func (a *app) maintenanceSubscribe() *cobra.Command {
 			f.id = f.name + "@" + deviceOf(args[0])
 		}
 		s := &subscriber{
-			app: a, args: args[1:], ended: make(chan ending, 1),
+			app: a, args: args[1:], leave: f.leave, ended: make(chan ending, 1),
 			register: &tenonv1.SubscribeRequest_Register{Id: f.id, Name: f.name, Device: deviceOf(args[0]), Blocking: f.blocking},
 			decide:   responder{program: f.program, how: how, eta: f.eta, retry: f.retry},
 		}
@@ -97,6 +101,7 @@ func (a *app) maintenanceSubscribe() *cobra.Command {
 	flags.StringVar(&f.name, "name", "", "who subscribes, for people: `NAME`")
 	flags.StringVar(&f.id, "id", "", "the subscription's own `ID`; empty: NAME@DEVICE")
 	flags.BoolVar(&f.blocking, "blocking", false, "let maintenance wait for an answer")
+	flags.BoolVar(&f.leave, "leave", false, "when interrupted, end the subscription for good")
 	flags.StringVar(&f.program, "exec", "", "the `PROGRAM` that answers")
 	flags.StringVar(&f.how, "how", "closed", "in which `WAY` an exit with 0 is ready: "+words(ways))
 	flags.DurationVar(&f.eta, "eta", 0, "the `TIME` that the program usually takes")
@@ -110,6 +115,7 @@ func (a *app) maintenanceSubscribe() *cobra.Command {
 type subscriber struct {
 	app      *app
 	args     []string // of the program
+	leave    bool     // for good, at the end
 	register *tenonv1.SubscribeRequest_Register
 	decide   responder
 
@@ -132,7 +138,7 @@ func (s *subscriber) run(ctx context.Context) error {
 		err := s.session(ctx, func() { told = false })
 		switch {
 		case ctx.Err() != nil:
-			return nil // there is no other end
+			return s.bye(ctx) // there is no other end
 		case err == nil || !isAway(err):
 			return err
 		case !told:
@@ -140,6 +146,42 @@ func (s *subscriber) run(ctx context.Context) error {
 			told = true
 		}
 		pause(ctx, retryPause)
+	}
+}
+
+// bye ends a subscription that was interrupted: for good, or so that the client may
+// come back.
+func (s *subscriber) bye(ctx context.Context) error {
+	if !s.leave {
+		if s.register.GetBlocking() {
+			fmt.Fprintf(s.app.env.Err, "%s; %s is waited for a while yet, --leave ends a subscription for good\n", ended(ctx), s.register.GetId())
+		}
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
+	defer cancel()
+	client, err := s.app.maintenances()
+	if err != nil {
+		return err
+	}
+	tenond, err := client.Subscribe(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range []*tenonv1.SubscribeRequest{
+		{Message: &tenonv1.SubscribeRequest_Register_{Register: s.register}},
+		{Message: &tenonv1.SubscribeRequest_Leave_{Leave: &tenonv1.SubscribeRequest_Leave{}}},
+	} {
+		if err := tenond.Send(m); err != nil && !errors.Is(err, io.EOF) { // EOF: Recv says why
+			return err
+		}
+	}
+	for {
+		if _, err := tenond.Recv(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
 	}
 }
 

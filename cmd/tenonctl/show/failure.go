@@ -10,13 +10,14 @@ import (
 
 // Failure prints why something did not work: one line, then one line for each
 // mistake and each blocker where there are several, then what to try. That the
-// request is invalid is not said where its one mistake is.
+// request is invalid is not said where its one mistake is, nor a blocker twice.
 func Failure(f *tenonv1.Failure) string {
 	head := "error: " + oneLine(f.GetMessage())
 	var more []string
 	switch problems, blockers := f.GetProblems(), f.GetBlockers(); {
 	case len(problems) == 1 && len(blockers) == 0:
 		head = strings.TrimSuffix(strings.TrimSuffix(head, "invalid"), ": ") + ": " + problem(problems[0])
+	case len(blockers) == 1 && len(problems) == 0 && strings.Contains(head, blockers[0].GetName()):
 	case len(blockers) == 1 && len(problems) == 0:
 		head += ": " + blocker(blockers[0])
 	default:

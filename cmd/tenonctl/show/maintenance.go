@@ -19,21 +19,32 @@ func (s Style) Maintenances(all []*tenonv1.Maintenance, now time.Time) string {
 	t := table{header: []string{"DEVICE", "PHASE", "GATE", ">FOR", ">LEFT", ">USES", "NOTE"}}
 	for _, m := range all {
 		t.add(m.GetDevice(), word(m.GetPhase()), word(m.GetGate()), since(m.GetSinceTime(), now), left(m.GetDeadlineTime(), now),
-			fmt.Sprint(len(m.GetUses())), or(firstOf(m.GetBlockers())))
+			fmt.Sprint(len(m.GetUses())), or(firstOf(m)))
 	}
 	return t.String()
 }
 
+// longestNote is what a line of a listing has room for.
+const longestNote = 40
+
 // firstOf names one blocker and counts the others.
-func firstOf(all []*tenonv1.Blocker) string {
-	switch len(all) {
-	case 0:
+func firstOf(m *tenonv1.Maintenance) string {
+	all := m.GetBlockers()
+	if len(all) == 0 || m.GetPhase() == inService {
 		return ""
-	case 1:
-		return oneLine(blocker(all[0]))
 	}
-	return fmt.Sprintf("%s; %d more", oneLine(blocker(all[0])), len(all)-1)
+	text := oneLine(blocker(all[0]))
+	if u := useOf(m, all[0]); u != nil {
+		text = "use " + u.GetId()
+	}
+	text = cut(text, longestNote)
+	if len(all) > 1 {
+		text += fmt.Sprintf("; %d more", len(all)-1)
+	}
+	return text
 }
+
+const inService = tenonv1.MaintenancePhase_MAINTENANCE_PHASE_IN_SERVICE
 
 // Maintenance shows where one device stands: first what it waits for, then what
 // is wanted of it, then its uses.
@@ -79,27 +90,37 @@ func hereBeside(m *tenonv1.Maintenance) string {
 // obstacles says what keeps a device from its next phase, each with the reason on
 // a line of its own where one is known.
 func obstacles(m *tenonv1.Maintenance) []string {
-	uses := make(map[string]*tenonv1.MaintenanceUse)
-	for _, u := range m.GetUses() {
-		uses[u.GetId()] = u
+	if m.GetPhase() == inService {
+		return nil // there is no next one
 	}
 	var all []string
 	for _, b := range m.GetBlockers() {
-		text := oneLine(blocker(b))
-		u := uses[b.GetName()]
+		u := useOf(m, b)
 		if u == nil {
-			all = append(all, text)
+			all = append(all, oneLine(blocker(b)))
 			continue
 		}
-		if who := whose(u.GetDomain(), u.GetDisk()); who != "" {
-			text += " (" + who + ")"
+		text := "use " + u.GetId() + " of " + Short(u.GetSubject())
+		if by := user(u); by != "" {
+			text += " by " + by
 		}
-		all = append(all, text+" "+word(u.GetState()))
+		all = append(all, text+": "+word(u.GetState()))
 		if reason := why(u); reason != "" {
 			all = append(all, "  "+reason)
 		}
 	}
 	return all
+}
+
+// useOf returns the use that a blocker is. Its name begins with the use's id.
+func useOf(m *tenonv1.Maintenance, b *tenonv1.Blocker) *tenonv1.MaintenanceUse {
+	id, _, _ := strings.Cut(b.GetName(), " ")
+	id = strings.TrimSuffix(id, ":")
+	i := slices.IndexFunc(m.GetUses(), func(u *tenonv1.MaintenanceUse) bool { return b.GetKind() == "use" && u.GetId() == id })
+	if i < 0 {
+		return nil
+	}
+	return m.GetUses()[i]
 }
 
 // strangers says what users that nobody registered have open.
@@ -111,21 +132,34 @@ func strangers(m *tenonv1.Maintenance) []string {
 	return all
 }
 
-func whose(domain, disk string) string {
-	if domain == "" {
-		return ""
+// user is who uses, with the disk where the use's id does not say it.
+func user(u interface {
+	GetId() string
+	GetDomain() string
+	GetDisk() string
+}) string {
+	if strings.Contains(u.GetId(), u.GetDisk()) {
+		return u.GetDomain()
 	}
-	return strings.TrimSpace(domain + " " + disk)
+	return strings.TrimSpace(u.GetDomain() + " " + u.GetDisk())
 }
 
 // uses is the table of a device's uses.
 func uses(m *tenonv1.Maintenance) *table {
 	t := &table{header: []string{"USE", "OF", "BY", "STATE", ">DONE", ">ETA", "NOTE"}}
 	for _, u := range m.GetUses() {
-		t.add(u.GetId(), or(Short(u.GetSubject())), or(whose(u.GetDomain(), u.GetDisk())), word(u.GetState()),
+		t.add(u.GetId(), or(Short(u.GetSubject())), or(user(u)), answer(m, u),
 			done(u), span(u.GetEta()), or(note(u)))
 	}
 	return t
+}
+
+// answer is what a use has answered; while nothing is wanted there is none.
+func answer(m *tenonv1.Maintenance, u *tenonv1.MaintenanceUse) string {
+	if m.GetPhase() == inService && u.GetState() == tenonv1.UseState_USE_STATE_NOTIFIED {
+		return absent
+	}
+	return word(u.GetState())
 }
 
 func done(u *tenonv1.MaintenanceUse) string {
@@ -280,7 +314,7 @@ func Plan(p *tenonv1.MaintenancePlan) string {
 		if u.GetTarget() != "" {
 			action += " to " + u.GetTarget()
 		}
-		t.add(u.GetId(), or(Short(u.GetSubject())), or(whose(u.GetDomain(), u.GetDisk())), or(action), bytes, span(u.GetDuration()))
+		t.add(u.GetId(), or(Short(u.GetSubject())), or(user(u)), or(action), bytes, span(u.GetDuration()))
 		for _, b := range u.GetBlockers() {
 			fmt.Fprintf(&notes, "%s: blocked by %s\n", u.GetId(), oneLine(blocker(b)))
 		}

@@ -31,7 +31,7 @@ var blockedDevice = &tenonv1.Maintenance{
 	}},
 	Uses: []*tenonv1.MaintenanceUse{
 		{
-			Id: "disk-d-4f6k2m9p", Kind: "disk", Subject: "tenon://fast/vm1", Domain: "web01", Disk: "vdb", Writer: true, State: tenonv1.UseState_USE_STATE_WORKING,
+			Id: "disk-d-4f6k2m9p", Kind: "disk", Subject: "tenon://fast/vm1", Domain: "web01", Disk: "d-4f6k2m9p", Writer: true, State: tenonv1.UseState_USE_STATE_WORKING,
 			Action: "move to slow", Percent: 37.4, Eta: durationpb.New(80 * time.Second),
 		},
 		{
@@ -42,7 +42,7 @@ var blockedDevice = &tenonv1.Maintenance{
 	},
 	ForeignUses: []*tenonv1.ForeignUse{{Name: "qemu-img (pid 812)", Pid: 812, Path: "/srv/fast/volumes/x"}},
 	Blockers: []*tenonv1.Blocker{
-		{Kind: "use", Name: "disk-d-77aa01bc"}, {Kind: "process", Name: "qemu-img (pid 812)"},
+		{Kind: "use", Name: "disk-d-77aa01bc (fast/db): objected: the nightly backup runs"}, {Kind: "process", Name: "qemu-img (pid 812)"},
 	},
 }
 
@@ -72,7 +72,7 @@ var maintenanceGolden = map[string]func() string{
 	"maintenance-frame-low":    func() string { return style.MaintenanceFrame(blockedDevice, afterNoon, 80, 5) },
 	"plan": func() string {
 		return show.Plan(&tenonv1.MaintenancePlan{Device: "fast", Digest: "5f2c9a", Uses: []*tenonv1.PlannedUse{
-			{Id: "disk-d-4f6k2m9p", Kind: "disk", Subject: "tenon://fast/vm1", Domain: "web01", Disk: "vdb", Action: "move", Target: "slow", SizeBytes: 20 << 30, Duration: durationpb.New(205 * time.Second)},
+			{Id: "disk-d-4f6k2m9p", Kind: "disk", Subject: "tenon://fast/vm1", Domain: "web01", Disk: "d-4f6k2m9p", Action: "move", Target: "slow", SizeBytes: 20 << 30, Duration: durationpb.New(205 * time.Second)},
 			{Id: "disk-d-77aa01bc", Kind: "disk", Subject: "tenon://fast/db", Domain: "db", Disk: "sda", Action: "ask", Blockers: []*tenonv1.Blocker{{Kind: "snapshot", Name: "fast/db@overlay"}}, Notes: []string{"move: slow has not enough space"}},
 			{Id: "copy-019a", Kind: "transfer", Subject: "tenon://fast/vm1@nightly", Action: "wait"},
 		}})

@@ -20,7 +20,7 @@ func Impact(i tenonv1.Impact) string { return word(i) }
 // MaintenanceLine is one change of a device, for a watcher.
 func MaintenanceLine(m *tenonv1.Maintenance) string {
 	parts := []string{m.GetDevice(), word(m.GetPhase()), "gate " + word(m.GetGate())}
-	if text := tally(m.GetUses()); text != "" {
+	if text := tally(m); text != "" {
 		parts = append(parts, text)
 	}
 	if notes := obstacles(m); len(notes) > 0 {
@@ -33,9 +33,12 @@ func MaintenanceLine(m *tenonv1.Maintenance) string {
 }
 
 // tally counts uses by what they have answered, in the order of the states.
-func tally(uses []*tenonv1.MaintenanceUse) string {
+func tally(m *tenonv1.Maintenance) string {
+	if m.GetPhase() == inService {
+		return fmt.Sprintf("%d uses", len(m.GetUses()))
+	}
 	counts := make(map[tenonv1.UseState]int)
-	for _, u := range uses {
+	for _, u := range m.GetUses() {
 		counts[u.GetState()]++
 	}
 	var parts []string
@@ -67,7 +70,7 @@ func (s Style) MaintenanceFrame(m *tenonv1.Maintenance, now time.Time, width, he
 	}
 	t := table{header: []string{"USE", "BY", "STATE", "", ">DONE", ">ETA", "NOTE"}}
 	for _, u := range m.GetUses() {
-		t.add(u.GetId(), or(whose(u.GetDomain(), u.GetDisk())), word(u.GetState()), bar(u, length), done(u), span(u.GetEta()), note(u))
+		t.add(or(Short(u.GetSubject())), or(user(u)), answer(m, u), bar(u, length), done(u), span(u.GetEta()), note(u))
 	}
 	if len(t.rows) > 0 {
 		lines = append(lines, strings.Split(strings.TrimSuffix(t.String(), "\n"), "\n")...)
