@@ -18,6 +18,8 @@ const (
 	IgnoresDigest       = ignoresDigest
 	FencesOverObjection = fencesOverObjection
 	SkipsFencing        = skipsFencing
+	KeepsGrants         = keepsGrants
+	RepeatsNothing      = repeatsNothing
 	CancelsInPlace      = cancelsInPlace
 )
 

@@ -19,6 +19,8 @@ const (
 	ignoresDigest                        // management does not see that uses changed
 	fencesOverObjection                  // management does not hear objections
 	skipsFencing                         // management takes drained for fenced
+	keepsGrants                          // a host lets granted uses in while it fences
+	repeatsNothing                       // management sends each order once
 	cancelsInPlace                       // management returns a device within the same epoch
 )
 

@@ -162,7 +162,7 @@ func (h *Host) Door() Door {
 		Seen: h.Order.Stamp, Gate: h.Gate, IDs: h.Order.IDs,
 		Expected: h.Order.Expected, Alternatives: h.Order.Alternatives,
 	}
-	if h.Order.Gate == GateClosed && !h.Fence.Intended && !h.Lapsed {
+	if h.Order.Gate == GateClosed && !h.Fence.Intended && !h.Lapsed || h.flaw.has(keepsGrants) {
 		d.Grants = h.Order.Grants // not once a fence is due
 	}
 	return d

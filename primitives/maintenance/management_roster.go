@@ -262,7 +262,7 @@ func (t *managementTurn) repeat(by time.Duration) {
 	if t.Lease > 0 {
 		every = min(every, t.Lease/3)
 	}
-	if t.resend += by; t.resend < every || t.renewed {
+	if t.resend += by; t.resend < every || t.renewed || t.flaw.has(repeatsNothing) {
 		return
 	}
 	t.resend = 0

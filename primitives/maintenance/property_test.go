@@ -13,7 +13,10 @@ import (
 
 // run has a schedule happen, and returns the first thing that did not hold.
 func run(s *schedule, flaws maintenance.Flaw, wrong misdeed, trace func(string)) string {
-	w := newWorld(s.devices, s.lease, flaws, wrong)
+	return runIn(newWorld(s.devices, s.lease, flaws, wrong), s, trace)
+}
+
+func runIn(w *world, s *schedule, trace func(string)) string {
 	w.skewed, w.trace = s.skewed, trace
 	for _, o := range s.ops {
 		w.apply(o)
@@ -58,7 +61,7 @@ func (w *world) returns() bool {
 			}
 		}
 	}
-	if !w.fair(true, end, back) {
+	if !w.fair(rounds, true, end, back) {
 		w.fail("L1: the device does not come back; it is", w.devices[0].m.Phase.String())
 		return false
 	}
@@ -79,7 +82,7 @@ func (w *world) reaches() {
 		return true
 	}
 	// Who came back from a failed return may be asked to return once more.
-	if !w.fair(false, func() {}, there) {
+	if !w.fair(rounds, false, func() {}, there) {
 		w.fail("L2: maintenance is not reached; the device is", w.devices[0].m.Phase.String())
 	}
 }
@@ -106,11 +109,11 @@ func (w *world) blocks() {
 			Reason: maintenance.Reason{Code: "no", Text: "never"},
 		})
 	}
-	if !w.fair(true, object, func() bool { return d.m.Phase == maintenance.Blocked }) {
+	if !w.fair(rounds, true, object, func() bool { return d.m.Phase == maintenance.Blocked }) {
 		w.fail("L3: an unwilling client does not block; the device is", d.m.Phase.String())
 		return
 	}
-	w.fair(true, object, func() bool { return false })
+	w.fair(4, true, object, func() bool { return false })
 	named := slices.ContainsFunc(d.m.Blockers(), func(b maintenance.Blocker) bool { return b.Use == "u3" && b.Host == a.h.ID })
 	if d.m.Phase != maintenance.Blocked || !named {
 		w.fail("L3: the device is", d.m.Phase.String(), "and does not name who is unwilling")
@@ -148,13 +151,28 @@ func tell(t *testing.T, s schedule, flaws maintenance.Flaw, wrong misdeed) {
 // Cases: E1, E2, E3, E11, E29, E40, E41, E42, E43, E44, E45, E75, E76, E77, E82, E83, E84
 func TestEveryInvariantHoldsInAMillionSchedules(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(2000)) // schedules are litter, and nothing else is on the heap
-	var buffer []op
+	var (
+		buffer  []op
+		reached [maintenance.ReturnFailed + 1]int
+	)
 	for seed := range uint64(schedules) {
 		s := scheduleOf(seed, buffer)
 		buffer = s.ops
-		if run(&s, 0, 0, nil) != "" {
+		w := newWorld(s.devices, s.lease, 0, 0)
+		if runIn(w, &s, nil) != "" {
 			tell(t, s, 0, 0)
 			t.FailNow()
+		}
+		for phase, once := range w.reached {
+			if once {
+				reached[phase]++
+			}
+		}
+	}
+	for phase, n := range reached {
+		t.Logf("%s in %d of %d schedules", maintenance.Phase(phase), n, schedules)
+		if n < schedules/100 {
+			t.Errorf("too few schedules come to see a device %s", maintenance.Phase(phase))
 		}
 	}
 }

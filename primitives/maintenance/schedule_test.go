@@ -320,9 +320,12 @@ func (w *world) answer(device int, a *agent, o op) {
 	}
 }
 
+// rounds is how often everything that is under way arrives, at most, until a goal is reached.
+const rounds = 24
+
 // fair ends what hinders, and lets everything that is under way arrive, until done or for too long.
-func (w *world) fair(unwilling bool, each func(), done func() bool) bool {
-	for range 24 {
+func (w *world) fair(rounds int, unwilling bool, each func(), done func() bool) bool {
+	for range rounds {
 		for i, d := range w.devices {
 			for h, a := range d.agents {
 				a.foreign, a.changed = false, false

@@ -15,6 +15,7 @@ import (
 type world struct {
 	devices []*device
 	net     []message
+	reached [maintenance.ReturnFailed + 1]bool
 	trouble string // the first invariant that did not hold
 	trace   func(string)
 	flaws   maintenance.Flaw
@@ -29,7 +30,7 @@ type misdeed uint8
 
 const (
 	admitsPastTheDoor misdeed = 1 << iota // what comes in without a look at the door
-	looksAway                             // an agent does not see who has the device open
+	forgetsGates                          // an agent keeps its gate in memory only
 )
 
 const (
@@ -169,8 +170,9 @@ func (w *world) manage(device int, e maintenance.ManagementEvent) error {
 		return err
 	}
 	if d.m.Stamp().Compare(stamp) < 0 {
-		w.fail("management's stamp decreased")
+		w.fail("I3: management's stamp decreased")
 	}
+	w.reached[d.m.Phase] = true
 	w.transition(d, phase)
 	for _, a := range actions {
 		if s, ok := a.(maintenance.Send); ok {
@@ -260,7 +262,7 @@ func (w *world) do(device int, a *agent, luck uint8) {
 	switch act := act.(type) {
 	case maintenance.Look:
 		e := maintenance.Looked{Stamp: act.Stamp, Serial: act.Serial, Uses: a.uses}
-		if a.foreign && w.wrong&looksAway == 0 {
+		if a.foreign {
 			e.Foreign = []maintenance.Foreign{{Name: "qemu-img", PID: 1, Path: "/x"}}
 		}
 		w.step(device, a, e)
@@ -296,7 +298,7 @@ func (w *world) do(device int, a *agent, luck uint8) {
 func (w *world) raise(device int, a *agent, act maintenance.RaiseFence, luck uint8) {
 	e := maintenance.Fenced{Stamp: act.Stamp}
 	switch {
-	case a.foreign && w.wrong&looksAway == 0:
+	case a.foreign:
 		e.Unchanged, e.Failure = !a.fence, "in use"
 	case luck%16 == 1:
 		e.Failure = "no idea"
@@ -437,6 +439,10 @@ func (w *world) restart(host int, reboot bool) {
 		a.todo, a.running = a.todo[:0], a.running[:0]
 		a.start++
 		a.met = false
+		if w.wrong&forgetsGates != 0 && a.h.Gate == maintenance.GateClosed {
+			a.h.Gate, a.h.Phase = maintenance.GateOpen, maintenance.HostOpen
+			a.door = a.h.Door()
+		}
 		if reboot {
 			a.uses, a.foreign = nil, false
 		}
