@@ -38,7 +38,7 @@ const (
 	MoveNone    MovePhase = iota // the disk shows From and no job runs
 	MoveCopying                  // the bytes are being copied; the disk shows From
 	MoveReady                    // both have the same bytes and every write goes to both; the disk shows From
-	MoveHalf                     // the running domain shows To, the persistent definition does not yet
+	MoveHalf                     // the guest is on To, and what the hypervisor shows does not all say so yet
 	MoveDone                     // the disk shows To wherever the domain has it, and no job runs
 )
 
@@ -65,26 +65,33 @@ type Mover interface {
 	// StartMove begins to copy. A move of the same disk to the same mapping that
 	// runs, or is done, is success. CodeConflict while the disk shows something
 	// other than From, is Detaching or another job holds it, naming the job;
-	// CodeInvalid when the sizes differ; CodeUnsupported for a domain that is off,
-	// or where Caps.Move is false, and for disks with an overlay of a hypervisor
-	// snapshot. After a failure no job is left.
+	// CodeInvalid when the sizes differ or To cannot be written; CodeInUse when
+	// something else has To open; CodeUnsupported for a domain that is off, or where
+	// Caps.Move is false, for disks that are read-only or have an overlay of a
+	// hypervisor snapshot, and for a To that lies upon another image. After a failure
+	// no job is left, but CodeUnavailable leaves open whether one is.
 	StartMove(ctx context.Context, r MoveRequest) error
 	// MoveStatus tells where a move is, from the hypervisor's state alone. It
-	// changes nothing. CodeNotFound for an unknown domain or disk; a domain that
-	// was shut down meanwhile shows MoveNone or, from its definition, MoveDone.
+	// changes nothing. CodeNotFound for an unknown domain or disk, CodeConflict for a
+	// disk on neither side; a domain that was shut down meanwhile shows MoveNone or,
+	// from its definition, MoveDone.
 	MoveStatus(ctx context.Context, r MoveRequest) (MoveStatus, error)
 	// Converge makes every write of the guest wait for both sides, so that a copy
 	// which the guest outruns comes to its end. Where the running copy cannot be
-	// changed it is begun anew. A repeat is success.
+	// changed it is begun anew. A repeat, and a copy that is ready or done, is
+	// success; CodeConflict where none runs.
 	Converge(ctx context.Context, r MoveRequest) error
 	// FinishMove switches the running domain to To and verifies it, then the
 	// persistent definition and verifies that, and returns when the job is gone
 	// and From is closed. It goes on after MoveHalf; MoveDone is success.
-	// CodeConflict while the copy is not ready. After CodeUnavailable either side
-	// may be shown: MoveStatus tells.
+	// CodeConflict while the copy is not ready, and when there is none any more: it
+	// failed, or the hypervisor had lost the switch and the guest was brought back to
+	// From, which after MoveHalf takes as long as a copy. Then the move is to be begun
+	// again. After CodeUnavailable either side may be shown: MoveStatus tells, and a
+	// repeat goes on.
 	FinishMove(ctx context.Context, r MoveRequest) error
 	// CancelMove ends a copy that is not finished and returns when its job is gone
 	// and To is closed; the disk shows From. No job is success. CodeConflict once
-	// the running domain shows To: then only FinishMove is left.
+	// the guest is on To: then only FinishMove is left.
 	CancelMove(ctx context.Context, r MoveRequest) error
 }

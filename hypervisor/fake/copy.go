@@ -58,6 +58,18 @@ func (h *Host) FailMove(id hypervisor.DomainID, disk hypervisor.DiskID, why stri
 	h.at(id, func(d *domain) { h.fail(d, disk, why) })
 }
 
+// LoseSwitch puts the guest of a disk whose copy is ready on the target, and the host
+// forgets it: as a hypervisor's daemon does that dies within the switch.
+func (h *Host) LoseSwitch(id hypervisor.DomainID, disk hypervisor.DiskID) {
+	h.at(id, func(d *domain) {
+		v := d.view()
+		if x := find(v.live, disk); x != nil && x.copy != nil && x.copy.ready {
+			x.astray, x.job = true, ""
+			d.live = v.live
+		}
+	})
+}
+
 // fail ends a copy; mu is held.
 func (h *Host) fail(d *domain, disk hypervisor.DiskID, why string) {
 	v := d.view()
@@ -125,7 +137,9 @@ func (h *Host) Write(id hypervisor.DomainID, disk hypervisor.DiskID, offset int6
 			err = noDisk(id, disk)
 			return
 		}
-		err = writeAt(x.source, offset, data)
+		if !x.astray {
+			err = writeAt(x.source, offset, data)
+		}
 		if err == nil && x.copy != nil {
 			err = writeAt(x.copy.source, offset, data)
 		}

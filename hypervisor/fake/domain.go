@@ -56,6 +56,7 @@ type disk struct {
 	beneath   []hypervisor.Source // what hypervisor snapshots put overlays upon, newest last
 	job       string
 	copy      *mirror // what copies it elsewhere; nil: nothing does
+	astray    bool    // the guest is on what it was copied to, and the host does not know it
 	detaching bool
 	instance  int // tells it from an earlier disk of that ID
 }

@@ -16,8 +16,8 @@ type Fault struct {
 	// Call is the name of what is struck, empty for everything: the reads domains, domain,
 	// disks, snapshots and move-status, and the effects attach, attach-config, detach,
 	// detach-config, switch, switch-config, resize, freeze, thaw, start, shutdown,
-	// snapshot, snapshot-delete, pause, resume, move, converge, pivot, pivot-config and
-	// cancel-move.
+	// snapshot, snapshot-delete, pause, resume, move, converge, pivot, pivot-config,
+	// pivot-back and cancel-move.
 	Call   string
 	Domain hypervisor.DomainID // empty: any
 	Skip   int                 // calls that pass first

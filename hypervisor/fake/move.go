@@ -102,6 +102,8 @@ func phaseOf(v view, r hypervisor.MoveRequest) (hypervisor.MovePhase, *disk, err
 		}
 		return 0, nil, primitives.Errorf(primitives.CodeConflict, "disk %s of domain %s is on %v, which is neither side of the move", r.Disk, v.name, shown.source).
 			By(primitives.Blocker{Kind: "disk", Name: string(r.Disk)})
+	case live != nil && live.astray && live.copy.source.Shows(r.To):
+		return hypervisor.MoveHalf, live, nil
 	case live == nil || live.copy == nil || !live.copy.source.Shows(r.To):
 		return hypervisor.MoveNone, live, nil
 	case live.copy.ready:
@@ -177,7 +179,37 @@ func (a *Adapter) FinishMove(ctx context.Context, r hypervisor.MoveRequest) erro
 	if err != nil {
 		return err
 	}
+	if err := a.bringBack(ctx, r); err != nil {
+		return err
+	}
 	return a.moveConfig(ctx, r)
+}
+
+// bringBack ends the state that LoseSwitch makes: the guest is on the source again, and
+// the error says so.
+func (a *Adapter) bringBack(ctx context.Context, r hypervisor.MoveRequest) error {
+	v, err := a.look(ctx, r.Domain)
+	if x := find(v.live, r.Disk); err != nil || x == nil || !x.astray {
+		return nil // an error is for what follows to meet
+	}
+	err = a.act(ctx, moveCall("pivot-back", r), func(d *domain) error {
+		v := d.view()
+		x := find(v.live, r.Disk)
+		if x == nil || !x.astray {
+			return nil
+		}
+		if err := copyRange(x.copy.source, mirror{source: x.source}, 0, x.copy.size); err != nil {
+			return err
+		}
+		x.astray, x.job, x.copy = false, "", nil
+		d.live = v.live
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return primitives.Errorf(primitives.CodeConflict, "the switch of disk %s of domain %s was lost, and the disk was brought back to %v", r.Disk, v.name, sourceOf(r.From)).
+		Trying("begin the move again")
 }
 
 // moveConfig has the definition follow, also when the domain has just ended: what its
@@ -249,7 +281,7 @@ func (a *Adapter) CancelMove(ctx context.Context, r hypervisor.MoveRequest) erro
 	err := a.moving(ctx, r, "cancel-move", func(phase hypervisor.MovePhase, _ *disk) bool {
 		return phase == hypervisor.MoveNone
 	}, func(d *domain, x *disk) error {
-		if x.copy == nil {
+		if x.copy == nil || x.astray {
 			return primitives.Errorf(primitives.CodeConflict, "disk %s of domain %s is on %v already", r.Disk, d.name, x.source).
 				Trying("finish the move")
 		}

@@ -222,6 +222,29 @@ func TestAPivotThatFailsLeavesTheSourceAndTheCopy(t *testing.T) {
 	}
 }
 
+// Cases: E24
+func TestALostSwitchIsUndoneAndTheMoveBegunAgain(t *testing.T) {
+	h, a, r := newMove(t)
+	begin(t, a, r)
+	h.Copy(onID, "d", moved)
+	h.LoseSwitch(onID, "d")
+	if err := h.Write(onID, "d", 100, []byte("on the target only")); err != nil {
+		t.Fatal(err)
+	}
+	status(t, a, r, hypervisor.MoveHalf)
+	begin(t, a, r)
+	wants(t, "CancelMove", a.CancelMove(t.Context(), r), primitives.CodeConflict)
+	wants(t, "FinishMove", a.FinishMove(t.Context(), r), primitives.CodeConflict)
+	sameBytes(t, r)
+	status(t, a, r, hypervisor.MoveNone)
+	begin(t, a, r)
+	h.Copy(onID, "d", moved)
+	if err := a.FinishMove(t.Context(), r); err != nil {
+		t.Errorf("FinishMove = %v", err)
+	}
+	status(t, a, r, hypervisor.MoveDone)
+}
+
 // Cases: E116
 func TestADomainThatEndsTakesItsCopyWithIt(t *testing.T) {
 	h, a, r := newMove(t)

@@ -66,6 +66,6 @@ func methodOf(effect string) string {
 		"switch": "Switch", "switch-config": "SwitchConfig", "resize": "ResizeDisk", "freeze": "Freeze", "thaw": "Thaw",
 		"start": "Start", "shutdown": "Shutdown", "snapshot": "CreateSnapshot", "snapshot-delete": "DeleteSnapshot",
 		"pause": "Pause", "resume": "Resume", "move": "StartMove", "converge": "Converge", "pivot": "FinishMove",
-		"pivot-config": "FinishMoveConfig", "cancel-move": "CancelMove",
+		"pivot-config": "FinishMoveConfig", "pivot-back": "FinishMoveBack", "cancel-move": "CancelMove",
 	}[effect]
 }

@@ -137,7 +137,10 @@ func (a *Adapter) planMove(ctx context.Context, v view, r hypervisor.MoveRequest
 		return false, primitives.Errorf(primitives.CodeUnsupported, "disk %s of domain %s is read-only", r.Disk, v.Name).
 			Trying("detach the disk, and attach a copy of its volume")
 	}
-	return false, a.refuseOverlaidMove(ctx, v, r.Disk)
+	if err := a.refuseOverlaidMove(ctx, v, r.Disk); err != nil {
+		return false, err
+	}
+	return false, a.closeNodes(ctx, r, p.left)
 }
 
 // refuseOverlaidMove is refuseOverlaid in the words of a move.
@@ -156,6 +159,8 @@ var ready = struct{ yes, pivot, abort string }{"yes", "pivot", "abort"}
 type place struct {
 	phase        hypervisor.MovePhase
 	live, config *libvirtxml.DomainDisk // nil: not in that half
+	stray        *stray                 // not nil: QEMU says otherwise, and is right
+	left         []string               // nodes of the target that a libvirt that died left open
 }
 
 // ending reports whether the copy has been asked to end in that way.
@@ -198,12 +203,20 @@ func copiesTo(d *libvirtxml.DomainDisk, m primitives.Mapping) bool {
 
 const jobCopy = "copy"
 
-// place is placeOf with the reasons why there is no answer.
-func (a *Adapter) place(ctx context.Context, v view, r hypervisor.MoveRequest) (place, error) {
+// place is placeOf, with QEMU's word where libvirt shows no move, and with the
+// reasons why there is no answer.
+func (a *Adapter) place(ctx context.Context, v view, r hypervisor.MoveRequest) (p place, err error) {
 	if find(v.live, r.Disk) == nil && find(v.config, r.Disk) == nil {
 		return place{}, noDisk(r.Domain, r.Disk)
 	}
 	p, on := placeOf(v, r)
+	if on && p.phase == hypervisor.MoveNone && p.live != nil && p.live.Mirror == nil {
+		p.stray, p.left, err = a.strayOf(ctx, v, r, p.live)
+		if p.stray != nil {
+			p.phase = hypervisor.MoveHalf
+		}
+		return p, err
+	}
 	if on {
 		return p, nil
 	}

@@ -140,6 +140,9 @@ func (a *Adapter) FinishMove(ctx context.Context, r hypervisor.MoveRequest) erro
 			return err
 		}
 	}
+	if p.stray != nil {
+		return a.bringBack(ctx, r, p.stray)
+	}
 	return a.moveConfig(ctx, r)
 }
 
@@ -153,6 +156,8 @@ func (a *Adapter) pivot(ctx context.Context, r hypervisor.MoveRequest, p place) 
 		return nil // a transient domain ended; there is nothing left to switch
 	case err != nil:
 		return notReady(r, err)
+	case p.stray != nil:
+		return a.bringBack(ctx, r, p.stray)
 	case p.phase == hypervisor.MoveHalf || p.phase == hypervisor.MoveDone:
 		return nil
 	case p.live == nil:
@@ -231,8 +236,11 @@ func (a *Adapter) CancelMove(ctx context.Context, r hypervisor.MoveRequest) erro
 	if err == nil {
 		err = refuseCancel(r, p)
 	}
-	if err != nil || p.phase == hypervisor.MoveNone {
+	if err != nil {
 		return err
+	}
+	if p.phase == hypervisor.MoveNone {
+		return a.closeNodes(ctx, r, p.left)
 	}
 	p, err = a.endCopy(ctx, r, p, ready.abort)
 	if errors.Is(err, primitives.CodeNotFound) {

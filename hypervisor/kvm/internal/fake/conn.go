@@ -286,6 +286,7 @@ func (c *Conn) AttachDevice(uuid, text string, half virt.Half) error {
 				return err
 			}
 			plug(x, &disk)
+			d.index(disk.Source)
 			d.capacity[disk.Target.Dev] = diskSize
 			c.l.tell(d, virt.Event{Kind: virt.Changed})
 		}

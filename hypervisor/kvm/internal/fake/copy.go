@@ -83,6 +83,7 @@ func (c *Conn) BlockCopy(uuid, target, text string, o virt.CopyOptions) error {
 		if err := c.l.open(d, &to); err != nil {
 			return err
 		}
+		d.index(to.Source)
 		disk.Mirror = &libvirtxml.DomainDiskMirror{
 			Job: "copy", Source: to.Source, Format: &libvirtxml.DomainDiskFormat{Type: to.Driver.Type},
 			BackingStore: &libvirtxml.DomainDiskBackingStore{},

@@ -65,7 +65,9 @@ type domain struct {
 	outruns      bool     // its guest writes as fast as any copy
 	holdsJobs    bool     // jobs that were asked to end do not
 	endings      []func() // of such jobs
-	hurts        int      // how often it pauses again after a resume
+	lost         map[string]*lost
+	indexes      uint // of images opened so far
+	hurts        int  // how often it pauses again after a resume
 }
 
 // New returns a libvirt without domains.
@@ -270,6 +272,7 @@ func (d *domain) start(l *Libvirt) {
 	live.ID = &d.number
 	for i := range live.Devices.Disks {
 		d.capacity[live.Devices.Disks[i].Target.Dev] = diskSize
+		d.index(live.Devices.Disks[i].Source)
 	}
 	d.live, d.run, d.reason, d.manners = live, virt.Running, "", Manners{}
 	d.showAgent()
@@ -278,7 +281,7 @@ func (d *domain) start(l *Libvirt) {
 
 // stop ends the live half; mu is held.
 func (l *Libvirt) stop(d *domain) {
-	d.live, d.run, d.frozen, d.copies, d.hurts = nil, virt.Off, 0, nil, 0
+	d.live, d.run, d.frozen, d.copies, d.lost, d.hurts = nil, virt.Off, 0, nil, nil, 0
 	clear(d.leaving)
 	if d.config == nil {
 		delete(l.domains, d.uuid)

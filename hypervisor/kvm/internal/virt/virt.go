@@ -74,6 +74,16 @@ type Conn interface {
 	BlockJobSwitch(domain, target string) error
 	BlockJobCancel(domain, target string) error
 
+	// What follows goes past libvirt to QEMU itself, for where libvirt is wrong about
+	// it. Nodes lists what QEMU has open, NodeJobs its jobs. MirrorNode copies a node
+	// to another one, with the guest's writes going to both; CompleteNodeJob has what
+	// used the first use the second. DeleteNode closes a node that nothing uses.
+	Nodes(domain string) ([]Node, error)
+	NodeJobs(domain string) ([]NodeJob, error)
+	MirrorNode(domain, job, from, to string) error
+	CompleteNodeJob(domain, job string) error
+	DeleteNode(domain, node string) error
+
 	// Listen calls handle for every event from now on. handle must be fast. It
 	// is called once per connection.
 	Listen(handle func(Event)) error
@@ -110,6 +120,20 @@ type CopyOptions struct {
 type Job struct {
 	Copy        bool // false: there is none, or one of another kind
 	Done, Total int64
+}
+
+// Node is an image, or a layer of one, that QEMU has open.
+type Node struct {
+	Name   string // "libvirt-INDEX-format" or "-storage", with the index of libvirt's XML
+	Driver string
+	File   string // a path, an address, or "json:" and both
+	Device string // QEMU's path of the device whose top node it is, which contains its alias; "": none
+}
+
+// NodeJob is a job of QEMU's.
+type NodeJob struct {
+	ID    string
+	Ready bool
 }
 
 // Run is what a domain is doing.
