@@ -63,7 +63,7 @@ func (b *breaker) admit(l lane, what string, now time.Time) (*ticket, error) {
 	if j := b.lanes[l]; j != nil {
 		for t := range j.stuck {
 			if age := now.Sub(t.start); age >= patience || l.changes {
-				return nil, notAnswering(what, age).By(primitives.Blocker{Kind: "operation", Name: t.what})
+				return nil, l.refusal(what, age).By(primitives.Blocker{Kind: "operation", Name: t.what})
 			}
 		}
 	}
@@ -168,6 +168,17 @@ func (b *breaker) reset(l lane) {
 	}
 }
 
+// refusal is what is wrong where a call hangs: a domain, or, for what waits for none,
+// libvirt.
+func (l lane) refusal(what string, since time.Duration) *primitives.Error {
+	if l.changes {
+		return notAnswering(what, since)
+	}
+	return primitives.Errorf(primitives.CodeUnavailable, "%s: libvirt has not answered for %v now", what, since.Round(time.Second)).
+		Trying("wait a little: a libvirt that has just started looks at every QEMU first; then look at libvirtd, or virtqemud")
+}
+
+// notAnswering is the error of a domain that does not answer.
 func notAnswering(what string, since time.Duration) *primitives.Error {
 	return primitives.Errorf(primitives.CodeUnavailable, "%s: no answer for %v now", what, since.Round(time.Second)).
 		Trying("look at the domain's QEMU process: it is stopped, or its storage hangs")

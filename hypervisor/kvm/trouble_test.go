@@ -484,3 +484,28 @@ func TestDisksThatAreNoFilesNeedAFolderForOverlays(t *testing.T) {
 		t.Errorf("DeleteSnapshot = %v", err)
 	}
 }
+
+func TestALibvirtThatLooksAtQEMUHoldsUpItsVersionOnly(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter) {
+		done := l.Look()
+		defer done()
+		if info := a.Info(t.Context()); !info.Connected || info.Hypervisor != "" || info.Note == "" {
+			t.Errorf("Info = %+v, want it connected, and why there is no version", info)
+		}
+		info := a.Info(t.Context())
+		for _, part := range []string{"libvirt has not answered", "read QEMU's version"} {
+			if !strings.Contains(info.Note, part) {
+				t.Errorf("Info again says %q, want %q in it", info.Note, part)
+			}
+		}
+		if all, err := a.Domains(t.Context()); err != nil || len(all) != 2 {
+			t.Errorf("Domains = %v, %v", all, err)
+		}
+		attach(t, a, "d")
+		done()
+		synctest.Wait()
+		if info := a.Info(t.Context()); info.Hypervisor == "" || info.Note != "" {
+			t.Errorf("Info afterwards = %+v", info)
+		}
+	})
+}

@@ -48,8 +48,16 @@ func (c *Conn) Listen(handle func(virt.Event)) error {
 // Library names the fake.
 func (c *Conn) Library() (string, error) { return "fake 0.0.0", c.alive() }
 
-// Hypervisor names what the fake pretends.
-func (c *Conn) Hypervisor() (string, error) { return "QEMU 0.0.0", c.alive() }
+// Hypervisor names what the fake pretends, as soon as libvirt has looked at it.
+func (c *Conn) Hypervisor() (string, error) {
+	c.l.mu.Lock()
+	looking := c.l.looking
+	c.l.mu.Unlock()
+	if looking != nil {
+		<-looking
+	}
+	return "QEMU 0.0.0", c.alive()
+}
 
 func (c *Conn) alive() error {
 	select {

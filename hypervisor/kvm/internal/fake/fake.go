@@ -42,6 +42,7 @@ type Libvirt struct {
 	opened  int
 	files   func(path string) error // how a missing image fails; nil: none is missing
 	sync    time.Duration           // how long a hung guest agent is waited for
+	looking chan struct{}           // not nil: libvirt looks at QEMU until it is closed
 }
 
 type domain struct {
@@ -114,6 +115,16 @@ func (l *Libvirt) Probed(uuid string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.domains[uuid].probes
+}
+
+// Look makes libvirt look at QEMU, as one does that has just started, until done is
+// called.
+func (l *Libvirt) Look() (done func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	looking := make(chan struct{})
+	l.looking = looking
+	return sync.OnceFunc(func() { close(looking) })
 }
 
 // Away makes libvirt fail with err, and lose its connections; nil brings it back.
