@@ -34,6 +34,7 @@ const (
 	socket    = "/run/writer.sock"
 	pace      = time.Millisecond // between two requests, so that the guest has time for other things
 	syncEvery = 64               // requests between two flushes
+	sweep     = 64               // blocks that are read at once when all are verified
 )
 
 func main() {
@@ -111,7 +112,7 @@ func run(disk string) error {
 		return err
 	}
 	w := &writer{
-		disk: f, blocks: uint64(size) / blockSize, buf: aligned(), want: make([]byte, blockSize),
+		disk: f, blocks: uint64(size) / blockSize, buf: aligned(1), want: make([]byte, blockSize),
 		random: rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano()))),
 	}
 	w.written = make([]uint32, w.blocks)
@@ -193,8 +194,15 @@ func (w *writer) request() {
 func (w *writer) verify(block uint64) {
 	_, err := w.disk.ReadAt(w.buf, int64(block)*blockSize)
 	w.failed("read", block, err)
+	if err == nil {
+		w.compare(block, w.buf)
+	}
+}
+
+// compare sees whether a block holds what was written to it last.
+func (w *writer) compare(block uint64, got []byte) {
 	fill(w.want, block, w.written[block])
-	if err == nil && !bytes.Equal(w.buf, w.want) {
+	if !bytes.Equal(got, w.want) {
 		w.failed("compare", block, fmt.Errorf("it is not what was written as number %d", w.written[block]))
 	}
 	w.Verified++
@@ -213,14 +221,18 @@ func (w *writer) failed(what string, block uint64, err error) {
 func (w *writer) verifyAll() {
 	w.failed("flush", 0, w.disk.Sync())
 	sum := sha256.New()
-	for block := range w.blocks {
-		if w.written[block] > 0 {
-			w.verify(block)
-		} else {
-			_, err := w.disk.ReadAt(w.buf, int64(block)*blockSize)
-			w.failed("read", block, err)
+	buf := aligned(sweep)
+	for first := uint64(0); first < w.blocks; first += sweep {
+		n := min(sweep, w.blocks-first)
+		part := buf[:n*blockSize]
+		_, err := w.disk.ReadAt(part, int64(first)*blockSize)
+		w.failed("read", first, err)
+		for i := range n {
+			if w.written[first+i] > 0 && err == nil {
+				w.compare(first+i, part[i*blockSize:][:blockSize])
+			}
 		}
-		sum.Write(w.buf)
+		sum.Write(part)
 	}
 	w.Sum = hex.EncodeToString(sum.Sum(nil))
 }
@@ -237,11 +249,12 @@ func fill(buf []byte, block uint64, times uint32) {
 	}
 }
 
-// aligned returns a block's buffer at an address that direct I/O takes.
-func aligned() []byte {
-	buf := make([]byte, 2*blockSize)
+// aligned returns a buffer for that many blocks at an address that direct I/O takes.
+func aligned(blocks int) []byte {
+	size := blocks * blockSize
+	buf := make([]byte, size+blockSize)
 	off := blockSize - int(uintptr(unsafe.Pointer(&buf[0]))%blockSize)
-	return buf[off : off+blockSize : off+blockSize]
+	return buf[off : off+size : off+size]
 }
 
 // ask puts a question to the writer that runs and prints its answer.
