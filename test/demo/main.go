@@ -81,6 +81,7 @@ func run(ctx context.Context, out io.Writer, bin string, verbose bool) (err erro
 	d.resize(ctx)
 	d.crash(ctx)
 	d.takeAway(ctx)
+	d.maintain(ctx)
 	d.summary()
 	if d.failed != nil && d.tenond != nil {
 		fmt.Fprintf(out, "\ntenond's last lines:\n%s\n", d.tenond.Log())
