@@ -189,8 +189,11 @@ func (a *Adapter) FinishMove(ctx context.Context, r hypervisor.MoveRequest) erro
 // the error says so.
 func (a *Adapter) bringBack(ctx context.Context, r hypervisor.MoveRequest) error {
 	v, err := a.look(ctx, r.Domain)
+	if errors.Is(err, primitives.CodeNotFound) {
+		return nil // a transient domain ended
+	}
 	if x := find(v.live, r.Disk); err != nil || x == nil || !x.astray {
-		return nil // an error is for what follows to meet
+		return err
 	}
 	err = a.act(ctx, moveCall("pivot-back", r), func(d *domain) error {
 		v := d.view()
