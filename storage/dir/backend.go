@@ -33,6 +33,8 @@ type backend struct {
 	fs      filesystem
 	streams map[*stream]bool // open readers and writers
 	daemons map[int]bool     // storage daemons of calls, readers and writers
+
+	reserved bool // the reserve is held, as far as this backend knows
 }
 
 var _ primitives.Backend = (*backend)(nil)

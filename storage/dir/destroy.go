@@ -23,10 +23,7 @@ func (b *backend) Destroy(ctx context.Context, t primitives.Tombstone, d primiti
 	if err != nil {
 		return classify(t.Was, err)
 	}
-	if s, err := b.change(ctx); err == nil {
-		_ = s.keepReserve() // there is room again, or there is not
-		s.leave()
-	}
+	b.keepReserve(ctx)
 	return nil
 }
 

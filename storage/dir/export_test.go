@@ -12,3 +12,16 @@ func Abandon(b primitives.Backend) { _ = b.Close() }
 
 // ParseQcow2 is parseQcow2.
 var ParseQcow2 = parseQcow2
+
+// What the pass over the host parses.
+func ParseStatus(line string) (state string, parent int) {
+	s := parseStatus(line)
+	return s.state, s.parent
+}
+
+func ParseMap(line string) (area string, ino uint64) { return parseMap(line) }
+
+func ParseMount(line string) (device, root, at string, ok bool) {
+	m, ok := parseMount(line)
+	return m.device, m.root, m.at, ok
+}

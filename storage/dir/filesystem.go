@@ -142,8 +142,8 @@ func (b *backend) prepare(ctx context.Context) error {
 	if s, err = b.change(ctx); err != nil {
 		return err
 	}
-	_ = s.keepReserve() // a full device opens without
 	s.leave()
+	b.keepReserve(ctx)
 	return nil
 }
 

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -138,13 +137,10 @@ func (s *session) look(ctx context.Context, folder string) ([]primitives.Holder,
 		return nil, err
 	}
 	own := s.employed()
+	begun := maps.Clone(own) // what the look knows of; it may go on when ctx has ended
 	var found []opener
 	err = bounded(ctx, func() error {
-		// A program that is being started has copies of our descriptors until it
-		// begins; nobody starts one meanwhile.
-		syscall.ForkLock.RLock()
-		defer syscall.ForkLock.RUnlock()
-		all, err := lookAround(ctx, t)
+		all, err := lookAround(ctx, t, begun)
 		if err == nil {
 			found = all
 		}

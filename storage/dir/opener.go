@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,8 +28,9 @@ type opener struct {
 }
 
 // lookAround goes through the host once: its processes, the mounts that each of
-// their namespaces has, and the loop devices.
-func lookAround(ctx context.Context, t target) ([]opener, error) {
+// their namespaces has, and the loop devices. own are children that are known
+// to have begun.
+func lookAround(ctx context.Context, t target, own map[int]bool) ([]opener, error) {
 	processes, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -51,8 +53,12 @@ func lookAround(ctx context.Context, t target) ([]opener, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if pid != os.Getpid() {
+		switch {
+		case pid == os.Getpid():
+		case own[pid]:
 			found = append(found, t.openedBy(pid, inode)...)
+		default:
+			found = append(found, t.held(ctx, pid, inode)...)
 		}
 		// Mounts of other namespaces are seen through any process in it.
 		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
@@ -63,6 +69,58 @@ func lookAround(ctx context.Context, t target) ([]opener, error) {
 	}
 	loops, err := t.loops()
 	return append(found, loops...), err
+}
+
+// startTime is how long a program that is being started may have copies of our
+// descriptors; it closes them when it begins.
+const startTime = 200 * time.Millisecond
+
+// held is openedBy that gives a child of ours the time to begin.
+func (t target) held(ctx context.Context, pid int, inode map[uint64]bool) []opener {
+	found := t.openedBy(pid, inode)
+	if len(found) == 0 || statusOf(pid).parent != os.Getpid() {
+		return found
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	tick := time.NewTicker(startTime / 10)
+	defer tick.Stop()
+	for len(found) > 0 {
+		select {
+		case <-tick.C:
+			found = t.openedBy(pid, inode)
+		case <-ctx.Done():
+			return found
+		}
+	}
+	return nil
+}
+
+// status is what /proc/PID/stat tells (proc_pid_stat(5)).
+type status struct {
+	state  string // "D" waits for a disk, or for a server
+	parent int
+}
+
+func statusOf(pid int) status {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return status{}
+	}
+	return parseStatus(string(data))
+}
+
+// parseStatus reads what follows the program's name, which may hold anything.
+func parseStatus(line string) status {
+	parts := strings.Fields(line[strings.LastIndex(line, ")")+1:])
+	if len(parts) < 2 {
+		return status{}
+	}
+	parent, err := strconv.Atoi(parts[1])
+	if err != nil {
+		return status{}
+	}
+	return status{parts[0], parent}
 }
 
 // openedBy looks through one process. One that ends meanwhile holds nothing.
@@ -87,6 +145,9 @@ func (t target) openedBy(pid int, inode map[uint64]bool) []opener {
 	// Who stands in the folder gets at its files by name, whatever it is called.
 	look(folder + "/cwd")
 	look(folder + "/root")
+	if statusOf(pid).state == "D" {
+		return found // to ask for its memory may hang with it; the leases see what it has mapped
+	}
 	if m, err := os.Open(folder + "/maps"); err == nil {
 		for lines := bufio.NewScanner(m); lines.Scan(); {
 			if area, ino := parseMap(lines.Text()); inode[ino] {

@@ -16,8 +16,8 @@ import (
 // new inodes, so a few blocks are not enough.
 const reserveBytes = 1 << 20
 
-// keepReserve takes the reserve where it is not held, if there is room.
-func (t tree) keepReserve() error {
+// takeReserve takes the reserve where it is not held, if there is room.
+func (t tree) takeReserve() error {
 	info, err := t.lstat(lockFile)
 	if err != nil || info.Size() >= reserveBytes {
 		return err
@@ -29,6 +29,26 @@ func (t tree) keepReserve() error {
 	// Zero blocks are no reserve on a file system that stores them as holes, so
 	// this asks for the blocks themselves.
 	return errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, reserveBytes), f.Close())
+}
+
+// keepReserve takes the reserve unless this backend knows that it is held: to
+// look costs a destroy an entry of its own.
+func (b *backend) keepReserve(ctx context.Context) {
+	b.mu.Lock()
+	held := b.reserved
+	b.mu.Unlock()
+	if held {
+		return
+	}
+	s, err := b.change(ctx)
+	if err != nil {
+		return // the next destroy tries again
+	}
+	defer s.leave()
+	err = s.takeReserve() // there is room, or there is not
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reserved = err == nil
 }
 
 // spendReserve gives the reserve back to the file system.
@@ -52,6 +72,9 @@ func (b *backend) freeing(ctx context.Context, do func() error) error {
 		return err
 	}
 	spent := s.spendReserve()
+	b.mu.Lock()
+	b.reserved = false
+	b.mu.Unlock()
 	s.leave()
 	if spent != nil {
 		return errors.Join(err, spent)
