@@ -129,7 +129,7 @@ func boot(t *testing.T, w *world, n int) *house {
 	}
 	h.devices.Start()
 	for _, name := range h.devices.Names() {
-		if _, err := h.devices.Await(t.Context(), name); err != nil && !errors.Is(err, primitives.CodeUnavailable) {
+		if _, err := h.devices.Await(t.Context(), name); err != nil && !errors.Is(err, primitives.CodeUnavailable) && !errors.Is(err, primitives.CodeFenced) {
 			t.Fatal(err)
 		}
 	}

@@ -4,6 +4,7 @@ package maintenance
 
 import (
 	"context"
+	"errors"
 
 	"github.com/tenon-storage/tenon/primitives"
 	protocol "github.com/tenon-storage/tenon/primitives/maintenance"
@@ -42,21 +43,22 @@ func (s *Service) Ready(ctx context.Context, r ReadyRequest) error {
 	return err
 }
 
-func (s *Service) object(_ context.Context, _, caller string, a answerArgs) error {
-	return s.answered(a.Use, a.Epoch, protocol.Answered{By: caller, Answer: protocol.Object, Reason: a.Reason})
+func (s *Service) object(_ context.Context, op, caller string, a answerArgs) error {
+	return s.answered(op, a.Use, a.Epoch, protocol.Answered{By: caller, Answer: protocol.Object, Reason: a.Reason})
 }
 
-func (s *Service) withdraw(_ context.Context, _, caller string, a answerArgs) error {
-	return s.answered(a.Use, a.Epoch, protocol.Answered{By: caller, Answer: protocol.Withdraw})
+func (s *Service) withdraw(_ context.Context, op, caller string, a answerArgs) error {
+	return s.answered(op, a.Use, a.Epoch, protocol.Answered{By: caller, Answer: protocol.Withdraw})
 }
 
-func (s *Service) ready(_ context.Context, _, caller string, a answerArgs) error {
-	return s.answered(a.Use, a.Epoch, protocol.Answered{By: caller, Answer: protocol.Ready, How: a.How, Evidence: a.Evidence})
+func (s *Service) ready(_ context.Context, op, caller string, a answerArgs) error {
+	return s.answered(op, a.Use, a.Epoch, protocol.Answered{By: caller, Answer: protocol.Ready, How: a.How, Evidence: a.Evidence})
 }
 
-// answered steps an answer. epoch 0 means the present one.
-func (s *Service) answered(use string, epoch uint64, e protocol.Answered) error {
-	t, err := s.update(func(t *turn) error {
+// answered steps an answer, once for each operation; "": it belongs to none.
+// Epoch 0 means the present one.
+func (s *Service) answered(op, use string, epoch uint64, e protocol.Answered) error {
+	_, err := s.update(func(t *turn) error {
 		w, err := t.wardOf(use)
 		if err != nil {
 			return err
@@ -65,17 +67,28 @@ func (s *Service) answered(use string, epoch uint64, e protocol.Answered) error 
 		if epoch != 0 {
 			e.Stamp.Epoch = epoch
 		}
-		t.host(w, e)
-		return t.run(w)
+		step := func() error {
+			t.host(w, e)
+			return errors.Join(t.run(w), w.refused(use))
+		}
+		if op == "" {
+			return step()
+		}
+		return w.apply(op, step)
 	})
-	if err != nil {
-		return err
+	if e, stale := errors.AsType[*protocol.Error](err); stale && e.Code == protocol.Stale {
+		s.mu.Lock()
+		s.metrics.StaleAnswers++
+		s.mu.Unlock()
 	}
-	for _, w := range t.order {
-		for _, r := range w.rejected {
-			if r.Use == use {
-				return refusal(w.name, r.Err)
-			}
+	return err
+}
+
+// refused returns why a use's answer did not count; nil: it did.
+func (w *ward) refused(use string) error {
+	for _, r := range w.rejected {
+		if r.Use == use {
+			return refusal(w.name, r.Err)
 		}
 	}
 	return nil

@@ -150,9 +150,9 @@ func checkIntent(i *protocol.Intent, caller string) error {
 }
 
 // prepare steps the intent. A repeat finds it there, which is success.
-func (s *Service) prepare(ctx context.Context, id, _ string, a prepareArgs) error {
+func (s *Service) prepare(ctx context.Context, op, _ string, a prepareArgs) error {
 	if a.Intent.ID == "" {
-		a.Intent.ID = "m-" + id
+		a.Intent.ID = "m-" + op
 	}
 	plan := ""
 	if a.Intent.PlanDigest != "" {
@@ -166,7 +166,7 @@ func (s *Service) prepare(ctx context.Context, id, _ string, a prepareArgs) erro
 		plan = a.Intent.PlanDigest
 	}
 	alternatives := s.alternatives(a.Device)
-	return s.managing(a.Device, func(t *turn, w *ward) error {
+	return s.managing(a.Device, op, func(t *turn, w *ward) error {
 		w.man.Device.Alternatives = alternatives
 		t.manage(w, protocol.Prepare{Intent: a.Intent, Plan: plan})
 		return nil
@@ -221,9 +221,9 @@ func (s *Service) alternatives(except string) []string {
 	return names
 }
 
-// managing steps the managing half of a device. CodeConflict where an outside
-// manager has it.
-func (s *Service) managing(name string, f func(*turn, *ward) error) error {
+// managing steps the managing half of a device, once for each operation.
+// CodeConflict where an outside manager has it.
+func (s *Service) managing(name, id string, f func(*turn, *ward) error) error {
 	_, err := s.update(func(t *turn) error {
 		w, err := t.ward(name)
 		if err != nil {
@@ -232,10 +232,12 @@ func (s *Service) managing(name string, f func(*turn, *ward) error) error {
 		if w.man == nil {
 			return s.managedElsewhere(name)
 		}
-		if err := f(t, w); err != nil {
-			return err
-		}
-		return t.run(w)
+		return w.apply(id, func() error {
+			if err := f(t, w); err != nil {
+				return err
+			}
+			return t.run(w)
+		})
 	})
 	return err
 }
@@ -259,8 +261,8 @@ func (s *Service) Extend(ctx context.Context, r ExtendRequest) (Maintenance, err
 	return s.Get(ctx, r.Device)
 }
 
-func (s *Service) extend(_ context.Context, _, caller string, a extendArgs) error {
-	return s.managing(a.Device, func(t *turn, w *ward) error {
+func (s *Service) extend(_ context.Context, op, caller string, a extendArgs) error {
+	return s.managing(a.Device, op, func(t *turn, w *ward) error {
 		id, err := w.only(a.ID)
 		t.manage(w, protocol.Extend{ID: id, By: caller, Respond: a.Respond, Drain: a.Drain, Expected: a.Expected})
 		return err
@@ -303,8 +305,8 @@ func (s *Service) Override(ctx context.Context, r OverrideRequest) (Maintenance,
 	return s.Get(ctx, r.Device)
 }
 
-func (s *Service) override(_ context.Context, _, caller string, a overrideArgs) error {
-	return s.managing(a.Device, func(t *turn, w *ward) error {
+func (s *Service) override(_ context.Context, op, caller string, a overrideArgs) error {
+	return s.managing(a.Device, op, func(t *turn, w *ward) error {
 		if _, err := w.only(a.ID); err != nil {
 			return err
 		}
@@ -322,8 +324,8 @@ func (s *Service) Cancel(ctx context.Context, r EndRequest) (Maintenance, error)
 	return s.Get(ctx, r.Device)
 }
 
-func (s *Service) cancel(_ context.Context, _, caller string, a endArgs) error {
-	return s.managing(a.Device, func(t *turn, w *ward) error {
+func (s *Service) cancel(_ context.Context, op, caller string, a endArgs) error {
+	return s.managing(a.Device, op, func(t *turn, w *ward) error {
 		if w.man.Device.Phase == protocol.InMaintenance {
 			return primitives.Errorf(primitives.CodeConflict, "the device is in maintenance already, which is ended and not cancelled").
 				On(primitives.URI{Device: a.Device}).Trying("end it once the device is back: tenonctl maintenance end %s", a.Device)
@@ -343,8 +345,8 @@ func (s *Service) End(ctx context.Context, r EndRequest) (Maintenance, error) {
 	return s.Get(ctx, r.Device)
 }
 
-func (s *Service) end(_ context.Context, _, caller string, a endArgs) error {
-	return s.managing(a.Device, func(t *turn, w *ward) error {
+func (s *Service) end(_ context.Context, op, caller string, a endArgs) error {
+	return s.managing(a.Device, op, func(t *turn, w *ward) error {
 		id := a.ID
 		if len(w.man.Device.Intents) > 0 {
 			var err error

@@ -42,6 +42,9 @@ func (p policies) of(device, use string) protocol.Policy {
 // SetPolicy sets the policy of a use, or of a device for those of its uses that
 // have none. It counts from the next order on. CodeNotFound, CodeInvalid.
 func (s *Service) SetPolicy(ctx context.Context, r PolicyRequest) error {
+	if err := checkPolicy("policy", r.Policy); err != nil {
+		return err
+	}
 	_, err := s.call(ctx, kindPolicy, r.RequestID, r.Caller, policyArgs{Subject: r.Subject, Policy: r.Policy})
 	return err
 }

@@ -3,6 +3,7 @@
 package maintenance
 
 import (
+	"slices"
 	"time"
 
 	"github.com/tenon-storage/tenon/agent/device"
@@ -18,6 +19,9 @@ type record struct {
 	Since time.Time // of its phase
 	// Was is what the device has to be again when it returns; nil: it was not fenced.
 	Was *device.Remembered `json:",omitempty"`
+	// Applied are the newest operations that changed something here: one that is
+	// repeated after a crash has done so already.
+	Applied []string `json:",omitempty"`
 	// Acts are what is being done about uses, written before it is begun.
 	Acts map[string]act `json:",omitempty"`
 	// Deeds are what was done about uses, by use, until it was undone.
@@ -47,6 +51,23 @@ type deed struct {
 	Done   bool           // Stopped: the domain was seen to be off
 	Void   bool           // Stopped: somebody else started the domain since
 	Tries  int            // of undoing it
+}
+
+// keepApplied is how many operations a record remembers: more than can be under
+// way when an agent dies.
+const keepApplied = 64
+
+// apply runs f once for an operation, also where that is repeated after a crash.
+func (w *ward) apply(id string, f func() error) error {
+	if slices.Contains(w.rec.Applied, id) {
+		return nil
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	w.rec.Applied = append(w.rec.Applied, id)
+	w.rec.Applied = w.rec.Applied[max(0, len(w.rec.Applied)-keepApplied):]
+	return nil
 }
 
 // management is the managing half of one device as the journal keeps it.

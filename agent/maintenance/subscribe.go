@@ -302,7 +302,7 @@ func (u *Subscription) answer(e protocol.Answered) error {
 		return primitives.Errorf(primitives.CodeConflict, "the subscription %q was told of no maintenance yet", u.id)
 	}
 	e.By = ownerOf(u.id)
-	return u.s.answered(subscriberUse(u.id, device), 0, e)
+	return u.s.answered("", subscriberUse(u.id, device), 0, e)
 }
 
 // Close ends the client's presence. What blocks goes on blocking: the client may

@@ -398,7 +398,7 @@ func refusal(device string, err error) error {
 	case protocol.Invalid:
 		code = primitives.CodeInvalid
 	}
-	out := &primitives.Error{Code: code, URI: primitives.URI{Device: device}, Err: errors.New(e.Text), Try: e.Try}
+	out := &primitives.Error{Code: code, URI: primitives.URI{Device: device}, Err: e, Try: e.Try}
 	if code == primitives.CodeInvalid {
 		out.Problems = []primitives.Problem{{Prop: "maintenance", Message: e.Text, Fatal: true}}
 		out.Err = nil
