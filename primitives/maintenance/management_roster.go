@@ -90,7 +90,7 @@ func (t *managementTurn) reported(r *Report) *Error {
 		if r.AgentStart != mb.AgentStart || r.Boot != mb.Boot {
 			return &Error{Code: Stale, Text: "the report is not of the agent that joined last on host " + r.Host}
 		}
-		if r.Seq < mb.Ack.Seq {
+		if r.Seq < mb.Ack.Seq || r.Seen.Compare(mb.Ack.Seen) < 0 && !t.flaw.has(countsStaleReports) {
 			return &Error{Code: Stale, Text: "host " + r.Host + " reported something newer"}
 		}
 	}
