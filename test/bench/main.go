@@ -34,10 +34,11 @@ type bench struct {
 }
 
 var benchmarks = map[string]func(context.Context, *bench) ([]row, error){
-	"idle":   benchIdle,
-	"attach": benchAttach,
-	"stat":   benchStat,
-	"list":   benchList,
+	"idle":        benchIdle,
+	"attach":      benchAttach,
+	"stat":        benchStat,
+	"list":        benchList,
+	"maintenance": benchMaintenance,
 }
 
 func main() {
@@ -62,7 +63,7 @@ func run(ctx context.Context, name, bin, out string) (err error) {
 		slices.Sort(names)
 		return fmt.Errorf("no benchmark %q; there are: %s", name, strings.Join(names, ", "))
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	bin, err = filepath.Abs(bin)
 	if err != nil {
