@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tenon-storage/tenon/hypervisor/fake"
 	"github.com/tenon-storage/tenon/primitives"
@@ -24,6 +25,8 @@ type reaper struct {
 	last   string
 	died   chan struct{}
 	onKill func()
+
+	unfenceable atomic.Bool // devices have no fence
 }
 
 func newReaper(onKill func()) *reaper { return &reaper{died: make(chan struct{}), onKill: onKill} }
@@ -188,6 +191,9 @@ func (b backend) Facets() primitives.Facets {
 	}
 	if f.Fence != nil {
 		f.Fence = fencer{f.Fence, b.r}
+	}
+	if b.r.unfenceable.Load() {
+		f.Fence = nil
 	}
 	return f
 }

@@ -289,8 +289,9 @@ func (w *ward) only(id string) (string, error) {
 	}
 }
 
-// Override stops waiting for a use or for this host. Permission and what was hit
-// are in the audit before anything is done. CodeInvalid without a permission.
+// Override stops waiting for a use or for this host; after a failed return it
+// takes the device as it came back, if it is the same storage. Permission and what
+// was hit are in the audit before anything is done. CodeInvalid without a permission.
 func (s *Service) Override(ctx context.Context, r OverrideRequest) (Maintenance, error) {
 	if strings.TrimSpace(r.Permission) == "" {
 		return Maintenance{}, primitives.Invalid("permission", "it is empty; expected the name of who permits it")
@@ -307,12 +308,27 @@ func (s *Service) Override(ctx context.Context, r OverrideRequest) (Maintenance,
 
 func (s *Service) override(_ context.Context, op, caller string, a overrideArgs) error {
 	return s.managing(a.Device, op, func(t *turn, w *ward) error {
+		if w.man.Device.Phase == protocol.ReturnFailed && a.Subject == w.rec.Host.ID {
+			t.accept(w, a, caller)
+			return nil
+		}
 		if _, err := w.only(a.ID); err != nil {
 			return err
 		}
 		t.manage(w, protocol.Overrule{Override: protocol.Override{Subject: a.Subject, Permission: a.Permission, By: caller, Reason: a.Reason}})
 		return nil
 	})
+}
+
+// accept takes a device as it came back, of another size than before: it tries to
+// return again, and only its identity and that it works still count.
+func (t *turn) accept(w *ward, a overrideArgs, caller string) {
+	t.audit(w, protocol.Audit{
+		Device: w.rec.Host.Device, IDs: w.rec.Host.Order.IDs, Stamp: w.rec.Host.Order.Stamp, Who: caller,
+		What: "accepted as it came back", Subject: a.Subject, Evidence: a.Reason, Permission: a.Permission,
+	})
+	w.rec.Was = nil
+	t.manage(w, protocol.End{By: caller})
 }
 
 // Cancel calls a maintenance off before the device is in maintenance.

@@ -149,7 +149,6 @@ func (s *Service) Reports(ctx context.Context) iter.Seq[[]protocol.Report] {
 			defer s.mu.Unlock()
 			delete(s.asked, r)
 		}()
-		r.wake <- struct{}{}
 		for {
 			select {
 			case <-r.wake:
