@@ -79,6 +79,9 @@ func (s *Service) Enrolled() (id string, term uint64) {
 	return s.manager.ID, s.manager.Term
 }
 
+// AgentStart is the id of this start of the agent, as reports tell it.
+func (s *Service) AgentStart() string { return s.start }
+
 // Orders takes orders of the manager, all of them in one transaction. What is
 // older than what was followed before, or known already, changes nothing and is
 // answered with a report. CodeNotFound names the devices that are not configured
