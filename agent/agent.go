@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tenon-storage/tenon/agent/attach"
@@ -54,6 +55,7 @@ type Agent struct {
 	disks   *attach.Service
 	volumes *volume.Service
 	upkeep  *maintenance.Service
+	manager *rpc.ManagerLink // nil: this host is managed by nobody else
 	server  *rpc.Server
 	adapter hypervisor.Adapter
 }
@@ -95,9 +97,17 @@ func New(c config.Config, p Parts) (*Agent, error) {
 	if err != nil {
 		return nil, errors.Join(err, j.Close())
 	}
+	host := rpc.Host{ID: j.HostID(), BootID: bootID, Version: p.Version}
+	if c.Maintenance.Manager != "" {
+		a.manager, err = rpc.NewManagerLink(a.upkeep, rpc.ManagerOptions{
+			Address: c.Maintenance.Manager, Host: host, AgentStart: a.upkeep.AgentStart(), Log: p.Log,
+		})
+		if err != nil {
+			return nil, errors.Join(err, j.Close())
+		}
+	}
 	a.server = rpc.New(rpc.Rooms{
-		Operations: a.engine, Devices: a.devices, Volumes: a.volumes, Disks: a.disks, Maintenance: a.upkeep,
-		Host: rpc.Host{ID: j.HostID(), BootID: bootID, Version: p.Version},
+		Operations: a.engine, Devices: a.devices, Volumes: a.volumes, Disks: a.disks, Maintenance: a.upkeep, Host: host,
 	}, p.Log)
 	return a, nil
 }
@@ -133,6 +143,13 @@ func (a *Agent) Serve(ctx context.Context, socket rpc.Socket, ready func()) erro
 	}
 	a.disks.Start()
 	a.upkeep.Start()
+	var linked sync.WaitGroup
+	defer linked.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // before the wait
+	if a.manager != nil {
+		linked.Go(func() { a.manager.Run(ctx) })
+	}
 	ready()
 	return a.server.Serve(ctx, listener)
 }
