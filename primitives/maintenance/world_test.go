@@ -3,6 +3,7 @@
 package maintenance_test
 
 import (
+	"encoding/json"
 	"strconv"
 	"time"
 
@@ -23,6 +24,9 @@ type world struct {
 	boots   [hosts]int
 	skewed  int // how clocks differ, in sixteenths
 	lease   time.Duration
+	apart   [hosts]bool // hosts that no message reaches or leaves
+	// Where something dies: at the step of that number. Nothing does at 0.
+	steps, crashAt, manageSteps, forgetAt int
 }
 
 // A misdeed is a promise that a caller of the machines does not keep.
@@ -180,7 +184,28 @@ func (w *world) manage(device int, e maintenance.ManagementEvent) error {
 		}
 	}
 	w.check(d)
+	if w.manageSteps++; w.manageSteps == w.forgetAt {
+		w.reload(device)
+	}
 	return nil
+}
+
+// reload is a crash of management: what is durable is read again.
+func (w *world) reload(device int) {
+	d := w.devices[device]
+	text, err := json.Marshal(d.m)
+	if err != nil {
+		panic(err)
+	}
+	d.m = &maintenance.Management{}
+	if err := json.Unmarshal(text, d.m); err != nil {
+		panic(err)
+	}
+	d.m.Break(w.flaws)
+	for i := range d.heard {
+		d.heard[i].report = nil
+	}
+	w.manage(device, maintenance.Reloaded{})
 }
 
 func (w *world) join(device, host int) {
@@ -220,6 +245,10 @@ func (w *world) step(device int, a *agent, e maintenance.HostEvent) {
 	}
 	w.checkStep(a, before, e)
 	w.check(w.devices[device])
+	if w.steps++; w.steps == w.crashAt {
+		w.restart(a.host, false)
+		w.join(device, a.host)
+	}
 }
 
 func (w *world) report(device int, a *agent) {
@@ -232,6 +261,9 @@ func (w *world) report(device int, a *agent) {
 
 // deliver hands a message over.
 func (w *world) deliver(m message) {
+	if w.apart[m.host] {
+		return
+	}
 	d := w.devices[m.device]
 	a := d.agents[m.host]
 	if m.order != nil {
