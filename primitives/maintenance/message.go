@@ -194,7 +194,7 @@ type Report struct {
 	Phase      HostPhase   `json:"phase"`
 	Fence      FenceState  `json:"fence"`
 	Uses       []UseReport `json:"uses,omitempty"`
-	UsesDigest string      `json:"uses_digest"` // of the ids and epochs of Uses and the Foreign
+	UsesDigest string      `json:"uses_digest"` // of the Foreign, and of the ids and epochs of Uses that nobody overruled
 	Foreign    []Foreign   `json:"foreign,omitempty"`
 	Failure    string      `json:"failure,omitempty"` // why the last step did not succeed
 	Lapsed     bool        `json:"lapsed,omitempty"`  // the lease ran out: the host closes the device by itself

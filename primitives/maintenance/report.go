@@ -25,7 +25,9 @@ func (h *Host) Report(uses []Use) Report {
 			line.follow(&h.Outcomes[at])
 		}
 		r.Uses = append(r.Uses, line)
-		sum.use(u.ID, u.Admitted)
+		if h.overridden(u.ID) == nil { // who is overruled may go when the fence is due
+			sum.use(u.ID, u.Admitted)
+		}
 	}
 	for i := range h.Outcomes {
 		o := &h.Outcomes[i]
@@ -35,7 +37,9 @@ func (h *Host) Report(uses []Use) Report {
 		line := UseReport{ID: o.ID, Kind: o.Kind, Subject: o.Subject, Domain: o.Domain, Disk: o.Disk}
 		line.follow(o)
 		r.Uses = append(r.Uses, line)
-		sum.use(o.ID, Stamp{})
+		if h.overridden(o.ID) == nil {
+			sum.use(o.ID, Stamp{})
+		}
 	}
 	for _, f := range h.Foreign {
 		sum.use(f.Name+"\x00"+f.Path, Stamp{})

@@ -56,7 +56,7 @@ const (
 var weights = [opKinds]uint8{
 	opDeliver: 40, opDo: 32, opLose: 4, opAdmit: 12, opRelease: 7, opAnswer: 10, opFinish: 8,
 	opPrepare: 9, opEnd: 4, opExtend: 1, opOverrule: 3, opGrant: 3, opTime: 8, opJump: 1, opCrash: 4, opReboot: 1, opJournal: 1,
-	opManagement: 3, opFailover: 1, opJoin: 6, opLeave: 1, opStorage: 1, opForeign: 2, opChange: 1, opReport: 3, opSend: 3, opSettle: 24,
+	opManagement: 3, opFailover: 1, opJoin: 6, opLeave: 1, opStorage: 1, opForeign: 2, opChange: 4, opReport: 3, opSend: 3, opSettle: 24,
 }
 
 // deck has each kind as often as its weight says.
