@@ -57,7 +57,7 @@ func (a *Adapter) Domain(ctx context.Context, nameOrID string) (hypervisor.Domai
 func lookUp(c virt.Conn, nameOrID string) (virt.Domain, error) {
 	id := strings.ToLower(nameOrID)
 	if checkDomain(hypervisor.DomainID(id)) == nil {
-		d, err := c.ByUUID(id)
+		d, err := c.State(id)
 		if e, ok := errors.AsType[*virt.Error](err); !ok || e.Code != virt.CodeNoDomain {
 			return d, err
 		}
@@ -158,7 +158,8 @@ func listViews(c virt.Conn, read *readings) ([]view, error) {
 	return out, nil
 }
 
-// readView reads both halves of a domain. None of it waits for QEMU.
+// readView reads both halves of a domain. None of it waits for QEMU. The name is
+// that in the XML: d may have had another when it was looked up.
 func readView(c virt.Conn, d virt.Domain, read *readings) (view, error) {
 	v := view{Domain: d}
 	if d.Run != virt.Off && d.Run != virt.Crashed {
@@ -169,7 +170,7 @@ func readView(c virt.Conn, d virt.Domain, read *readings) (view, error) {
 		if live.ID == nil { // only a running domain has a number: it ended just now
 			v.Run, v.Reason = virt.Off, ""
 		} else {
-			v.live = live
+			v.live, v.Name = live, live.Name
 		}
 	}
 	if d.Persistent {
@@ -177,7 +178,7 @@ func readView(c virt.Conn, d virt.Domain, read *readings) (view, error) {
 		if err != nil {
 			return view{}, err
 		}
-		v.config = config
+		v.config, v.Name = config, config.Name
 	}
 	return v, nil
 }
