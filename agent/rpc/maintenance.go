@@ -220,12 +220,9 @@ func (s *maintenances) GetMaintenancePolicy(ctx context.Context, r *tenonv1.GetM
 	return &tenonv1.GetMaintenancePolicyResponse{Policy: policyOf(policy)}, nil
 }
 
-// ListAuditLines pages through the record of one maintenance. Lines are only ever
+// ListAuditLines pages through the record of one maintenance, or of all. Lines are only ever
 // added, so that a line's number names it.
 func (s *maintenances) ListAuditLines(ctx context.Context, r *tenonv1.ListAuditLinesRequest) (*tenonv1.ListAuditLinesResponse, error) {
-	if r.GetMaintenanceId() == "" {
-		return nil, primitives.Invalid("maintenance_id", "it is empty; expected the id of a maintenance")
-	}
 	all, err := s.service.Audit(ctx, r.GetMaintenanceId())
 	if err != nil {
 		return nil, err

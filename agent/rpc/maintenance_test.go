@@ -332,7 +332,8 @@ func TestWrongRequestsOfMaintenanceAreToldByTheirField(t *testing.T) {
 		"ready by magic":         {errorOf(c.ReportUseReady(ctx, &tenonv1.ReportUseReadyRequest{UseId: "nope"})), failedInvalid, "how"},
 		"until below zero":       {errorOf(c.ObjectUse(ctx, &tenonv1.ObjectUseRequest{UseId: "nope", Until: negative})), failedInvalid, "until"},
 		"a policy of nobody":     {errorOf(c.GetMaintenancePolicy(ctx, &tenonv1.GetMaintenancePolicyRequest{Subject: "nope"})), failedNotFound, ""},
-		"the record of nothing":  {errorOf(c.ListAuditLines(ctx, &tenonv1.ListAuditLinesRequest{})), failedInvalid, "maintenance_id"},
+		"the record of nothing":  {errorOf(c.ListAuditLines(ctx, &tenonv1.ListAuditLinesRequest{MaintenanceId: "nope"})), failedNotFound, ""},
+		"a policy in vain":       {errorOf(c.SetMaintenancePolicy(ctx, &tenonv1.SetMaintenancePolicyRequest{Subject: "fast", Policy: append(slices.Clone(askFirst), askFirst...)})), failedInvalid, "policy"},
 		"pages below zero":       {errorOf(c.ListMaintenances(ctx, &tenonv1.ListMaintenancesRequest{PageSize: -1})), failedInvalid, "page_size"},
 	} {
 		t.Run(name, func(t *testing.T) {

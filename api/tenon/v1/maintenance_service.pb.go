@@ -1885,7 +1885,7 @@ type ListAuditLinesRequest struct {
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the page before.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// The maintenance id.
+	// The maintenance id; empty: all of them.
 	MaintenanceId string `protobuf:"bytes,3,opt,name=maintenance_id,json=maintenanceId,proto3" json:"maintenance_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

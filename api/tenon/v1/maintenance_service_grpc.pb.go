@@ -106,7 +106,8 @@ type MaintenanceServiceClient interface {
 	// GetMaintenancePolicy returns the policy that is in force for a use or device.
 	// Errors: NOT_FOUND.
 	GetMaintenancePolicy(ctx context.Context, in *GetMaintenancePolicyRequest, opts ...grpc.CallOption) (*GetMaintenancePolicyResponse, error)
-	// ListAuditLines pages through the record of one maintenance, the oldest first.
+	// ListAuditLines pages through the record of one maintenance, or of all, the
+	// oldest first.
 	// Errors: NOT_FOUND, INVALID.
 	ListAuditLines(ctx context.Context, in *ListAuditLinesRequest, opts ...grpc.CallOption) (*ListAuditLinesResponse, error)
 	// CheckDomain says whether a domain may start on this host, or come to it. It
@@ -371,7 +372,8 @@ type MaintenanceServiceServer interface {
 	// GetMaintenancePolicy returns the policy that is in force for a use or device.
 	// Errors: NOT_FOUND.
 	GetMaintenancePolicy(context.Context, *GetMaintenancePolicyRequest) (*GetMaintenancePolicyResponse, error)
-	// ListAuditLines pages through the record of one maintenance, the oldest first.
+	// ListAuditLines pages through the record of one maintenance, or of all, the
+	// oldest first.
 	// Errors: NOT_FOUND, INVALID.
 	ListAuditLines(context.Context, *ListAuditLinesRequest) (*ListAuditLinesResponse, error)
 	// CheckDomain says whether a domain may start on this host, or come to it. It

@@ -184,23 +184,27 @@ func (a *app) policySubjects(ctx context.Context, typed string) ([]string, error
 
 func (a *app) maintenanceAudit() *cobra.Command {
 	return &cobra.Command{
-		Use: "audit ID", Short: "Print the record of a maintenance",
-		Long:    "Print the record of a maintenance: who did what, when, and what came of it. It is kept after the end, and only ever added to.",
-		Example: "  tenonctl maintenance audit mnt-4f6k2m9p -o json",
-		Args:    needs("ID"), ValidArgsFunction: a.complete(a.maintenanceIDs),
+		Use: "audit [ID]", Short: "Print the record of a maintenance, or of all",
+		Long:    "Print the record of a maintenance: who did what, when, and what came of it. It is kept after the end, and\nonly ever added to.",
+		Example: "  tenonctl maintenance audit mnt-4f6k2m9p -o json\n  tenonctl maintenance audit",
+		Args:    atMost("ID"), ValidArgsFunction: a.complete(a.maintenanceIDs),
 		RunE: run(func(ctx context.Context, args []string) error {
 			client, err := a.maintenances()
 			if err != nil {
 				return err
 			}
+			id, nothing := "", "no maintenance was ever wanted"
+			if len(args) == 1 {
+				id, nothing = args[0], "no record of "+args[0]
+			}
 			all := new(tenonv1.ListAuditLinesResponse)
 			err = pages(func(token string) (*tenonv1.ListAuditLinesResponse, error) {
-				return client.ListAuditLines(ctx, &tenonv1.ListAuditLinesRequest{MaintenanceId: args[0], PageToken: token})
+				return client.ListAuditLines(ctx, &tenonv1.ListAuditLinesRequest{MaintenanceId: id, PageToken: token})
 			}, func(p *tenonv1.ListAuditLinesResponse) { all.Lines = append(all.Lines, p.GetLines()...) })
 			if err != nil {
 				return err
 			}
-			return a.printList(all, len(all.GetLines()), "no record of "+args[0], func() string { return a.style.AuditLines(all.GetLines()) })
+			return a.printList(all, len(all.GetLines()), nothing, func() string { return a.style.AuditLines(all.GetLines()) })
 		}),
 	}
 }

@@ -35,7 +35,7 @@ func MaintenanceLine(m *tenonv1.Maintenance) string {
 // tally counts uses by what they have answered, in the order of the states.
 func tally(m *tenonv1.Maintenance) string {
 	if m.GetPhase() == inService {
-		return fmt.Sprintf("%d uses", len(m.GetUses()))
+		return ""
 	}
 	counts := make(map[tenonv1.UseState]int)
 	for _, u := range m.GetUses() {
