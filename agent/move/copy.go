@@ -30,6 +30,7 @@ func (s *Service) copy(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
+	all := make([]int, 0, len(r.Memory.Disks))
 	for i := range r.Memory.Disks {
 		d := &r.Memory.Disks[i]
 		if d.mapped == nil { // begun by an earlier tenond, or before a reboot
@@ -37,12 +38,21 @@ func (s *Service) copy(ctx context.Context, r *run) error {
 				return err
 			}
 		}
-		err := s.persist(ctx, func(ctx context.Context) error { return m.StartMove(ctx, requestOf(r, d)) })
+		all = append(all, i)
+	}
+	return s.copySome(ctx, m, r, all)
+}
+
+// copySome begins to copy some disks and waits until they are ready.
+func (s *Service) copySome(ctx context.Context, m hypervisor.Mover, r *run, which []int) error {
+	for _, i := range which {
+		d := &r.Memory.Disks[i]
+		err := s.persist(ctx, r, func(ctx context.Context) error { return m.StartMove(ctx, requestOf(r, d)) })
 		if err != nil {
 			return s.naming(ctx, d, err)
 		}
 	}
-	w := &watch{s: s, r: r, m: m, paces: make([]pace, len(r.Memory.Disks)), heard: time.Now()}
+	w := &watch{s: s, r: r, m: m, which: which, paces: make([]pace, len(r.Memory.Disks)), heard: time.Now()}
 	ticker := time.NewTicker(s.options.Poll)
 	defer ticker.Stop()
 	for {
@@ -57,17 +67,26 @@ func (s *Service) copy(ctx context.Context, r *run) error {
 	}
 }
 
-// persist repeats a call as long as the hypervisor does not answer, and no longer
-// than one call may take: a libvirt that is restarted is back within that.
-func (s *Service) persist(ctx context.Context, call func(context.Context) error) error {
+// passing reports whether an error of the hypervisor may be over in a moment: it is
+// away, as while libvirt is restarted, or it has not let go of something yet.
+func passing(err error) bool {
+	return errors.Is(err, primitives.CodeUnavailable) || errors.Is(err, primitives.CodeInUse)
+}
+
+// persist repeats a call as long as its error may pass, and no longer than one call
+// may take.
+func (s *Service) persist(ctx context.Context, r *run, call func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	ticker := time.NewTicker(s.options.Poll)
 	defer ticker.Stop()
-	for {
+	for told := false; ; told = true {
 		err := call(ctx)
-		if !errors.Is(err, primitives.CodeUnavailable) {
+		if !passing(err) {
 			return err
+		}
+		if !told {
+			r.Log.WarnContext(ctx, "call of the hypervisor is repeated", "err", err)
 		}
 		select {
 		case <-ticker.C:
@@ -88,6 +107,7 @@ type watch struct {
 	s     *Service
 	r     *run
 	m     hypervisor.Mover
+	which []int // of the disks
 	paces []pace
 	heard time.Time // when the hypervisor last answered
 }
@@ -97,10 +117,10 @@ type watch struct {
 func (w *watch) round(ctx context.Context) (ready bool, err error) {
 	ready = true
 	var p primitives.Progress
-	for i := range w.r.Memory.Disks {
+	for _, i := range w.which {
 		d := &w.r.Memory.Disks[i]
 		st, err := status(ctx, w.m, requestOf(w.r, d))
-		if errors.Is(err, primitives.CodeUnavailable) && ctx.Err() == nil && time.Since(w.heard) < w.s.options.Stall {
+		if passing(err) && ctx.Err() == nil && time.Since(w.heard) < w.s.options.Stall {
 			// The job is QEMU's and goes on while libvirt is away.
 			w.r.Log.DebugContext(ctx, "copy cannot be looked at", "disk", d.ID, "err", err)
 			return false, nil
@@ -116,9 +136,9 @@ func (w *watch) round(ctx context.Context) (ready bool, err error) {
 		}
 		ready = ready && done
 	}
-	p.Note = fmt.Sprintf("copying %d disks", len(w.r.Memory.Disks))
-	if len(w.r.Memory.Disks) == 1 {
-		p.Note = "copying " + w.r.Memory.Disks[0].Target
+	p.Note = fmt.Sprintf("copying %d disks", len(w.which))
+	if len(w.which) == 1 {
+		p.Note = "copying " + w.r.Memory.Disks[w.which[0]].Target
 	}
 	if ready {
 		p.Note = "both sides are equal"
@@ -163,7 +183,7 @@ func (s *Service) cancel(ctx context.Context, r *run) error {
 		if d.OnTarget.ID == "" {
 			continue // not even mapped
 		}
-		err := s.persist(ctx, func(ctx context.Context) error { return m.CancelMove(ctx, requestOf(r, d)) })
+		err := s.persist(ctx, r, func(ctx context.Context) error { return m.CancelMove(ctx, requestOf(r, d)) })
 		if err != nil && !errors.Is(err, primitives.CodeNotFound) {
 			return err
 		}

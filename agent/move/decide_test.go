@@ -109,13 +109,18 @@ func TestASwitchIsJudgedByWhatIsSeen(t *testing.T) {
 		phase    hypervisor.MovePhase
 		look     error
 		attempts int
+		begun    int
+		failure  string
 		want     string
 	}{
-		"done":                                      {phase: hypervisor.MoveDone, want: "arrived"},
-		"done, and the answer was lost":             {finished: away, phase: hypervisor.MoveDone, want: "arrived"},
-		"half done":                                 {finished: away, phase: hypervisor.MoveHalf, want: "unclear"},
-		"half done for long":                        {finished: no, phase: hypervisor.MoveHalf, attempts: 99, want: "unclear"},
-		"the job is gone":                           {finished: no, phase: hypervisor.MoveNone, want: "remained"},
+		"done":                          {phase: hypervisor.MoveDone, want: "arrived"},
+		"done, and the answer was lost": {finished: away, phase: hypervisor.MoveDone, want: "arrived"},
+		"half done":                     {finished: away, phase: hypervisor.MoveHalf, want: "unclear"},
+		"half done for long":            {finished: no, phase: hypervisor.MoveHalf, attempts: 99, want: "unclear"},
+		"the job is gone":               {finished: no, phase: hypervisor.MoveNone, want: "remained"},
+		"the job is gone, and it is brought back":   {finished: neither, phase: hypervisor.MoveNone, want: "anew"},
+		"brought back again and again":              {finished: neither, phase: hypervisor.MoveNone, begun: move.MostBegun, want: "remained"},
+		"the job failed":                            {finished: neither, phase: hypervisor.MoveNone, failure: "EIO", want: "remained"},
 		"the domain is gone":                        {finished: no, look: gone, want: "remained"},
 		"refused once":                              {finished: no, phase: hypervisor.MoveReady, attempts: 1, want: "unclear"},
 		"refused often":                             {finished: no, phase: hypervisor.MoveReady, attempts: move.MostAttempts, want: "given up"},
@@ -124,7 +129,7 @@ func TestASwitchIsJudgedByWhatIsSeen(t *testing.T) {
 		"on neither side, for people to look at":    {finished: neither, look: neither, attempts: 99, want: "unclear"},
 		"it says yes and the job is there, for now": {phase: hypervisor.MoveReady, attempts: 99, want: "unclear"},
 	} {
-		if got := move.Judge(c.finished, hypervisor.MoveStatus{Phase: c.phase}, c.look, c.attempts); got != c.want {
+		if got := move.Judge(c.finished, hypervisor.MoveStatus{Phase: c.phase, Failure: c.failure}, c.look, c.attempts, c.begun); got != c.want {
 			t.Errorf("%s: Judge = %s, want %s", sentence, got, c.want)
 		}
 	}

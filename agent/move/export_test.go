@@ -18,12 +18,15 @@ func Refuse(v View) error { return refuse(v) }
 func FormatOf(v View) string { return string(v.format()) }
 
 // Judge decides how a switch came out.
-func Judge(finished error, st hypervisor.MoveStatus, look error, attempts int) string {
-	return [...]string{"unclear", "arrived", "remained", "given up"}[judge(finished, st, look, attempts)]
+func Judge(finished error, st hypervisor.MoveStatus, look error, attempts, begun int) string {
+	return [...]string{"unclear", "arrived", "remained", "given up", "anew"}[judge(finished, st, look, attempts, begun)]
 }
 
-// MostAttempts is how often a switch may be refused.
-const MostAttempts = mostAttempts
+// The limits of a switch.
+const (
+	MostAttempts = mostAttempts
+	MostBegun    = mostBegun
+)
 
 // Pace is what a run of looks at a copy calls for.
 func Pace(looks []hypervisor.MoveStatus, every, stall time.Duration) (steps []string) {

@@ -91,6 +91,7 @@ type disk struct {
 	// Of this life alone.
 	mapped   *primitives.Mapping // the target's, with what secrets it has
 	attempts int                 // switches that were refused
+	begun    int                 // copies that were begun anew for a switch
 	buried   int                 // delinks that failed in passing
 }
 

@@ -154,6 +154,14 @@ func (l *Libvirtd) Kill() error {
 
 func (l *Libvirtd) socket() string { return filepath.Join(l.dir, "run/libvirt/libvirt-sock") }
 
+// Pid is the running daemon's.
+func (l *Libvirtd) Pid() int { return l.process.Pid() }
+
+// Record is the file in which the daemon writes down what a running domain is.
+func (l *Libvirtd) Record(domain string) string {
+	return filepath.Join(l.dir, "run/libvirt/qemu", domain+".xml")
+}
+
 // URI is what libvirt's clients connect to.
 func (l *Libvirtd) URI() string { return "qemu:///system?socket=" + l.socket() }
 

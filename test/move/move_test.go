@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -228,6 +229,32 @@ type operation struct {
 	} `json:"disk_move"`
 }
 
+// killLibvirt kills libvirtd at this moment, or at the first one after it that
+// libvirt itself survives. While libvirt 9.0.0 ends a copy that was switched, it
+// records the domain with <mirror … job=”>, which it refuses to read when it comes
+// back ("unknown mirror job type ”"): it then shows a domain as off whose QEMU goes
+// on, and nobody above libvirt can mend that.
+func (w *world) killLibvirt() error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for spared := false; ; spared = true {
+		if err := syscall.Kill(w.libvirt.Pid(), syscall.SIGSTOP); err != nil {
+			return err
+		}
+		record, err := os.ReadFile(w.libvirt.Record(domain))
+		if err != nil || !strings.Contains(string(record), "job=''") {
+			if spared {
+				w.events["libvirtd spared a while"]++
+			}
+			return errors.Join(err, w.libvirt.Kill())
+		}
+		if err := syscall.Kill(w.libvirt.Pid(), syscall.SIGCONT); err != nil {
+			return err
+		}
+		<-tick.C
+	}
+}
+
 // killing kills one daemon at a random moment and starts it again.
 func (w *world) killing(after time.Duration, kill func() error, start func(context.Context) error) error {
 	moment := time.NewTimer(after)
@@ -254,7 +281,7 @@ func (w *world) move(request string) operation {
 	if w.random.IntN(4) == 0 {
 		after := time.Duration(w.random.Int64N(int64(life)))
 		w.events["libvirtd killed"]++
-		work.Go(func() { faults[1] = w.killing(after, w.libvirt.Kill, w.libvirt.Start) })
+		work.Go(func() { faults[1] = w.killing(after, w.killLibvirt, w.libvirt.Start) })
 	}
 	work.Wait()
 	if err := errors.Join(faults...); err != nil {
