@@ -185,10 +185,19 @@ func (t *task) pause(d time.Duration) bool {
 	}
 }
 
-// drive runs the operation to its end, or until the engine stops.
+// drive runs the operation to its end, or until the engine stops. Those who wait
+// for it are told before the log is.
 func (t *task) drive() {
-	defer t.engine.retire(t)
 	start := time.Now()
+	t.admitted(t.run)
+	t.engine.retire(t)
+	if State(t.rec.State).Finished() {
+		t.log.Info("operation finished", "subject", t.rec.Subject, "state", t.rec.State, "took", time.Since(start), "err", show(t.rec).Err())
+	}
+}
+
+// admitted calls run when there is room for the operation, unless the engine stops first.
+func (t *task) admitted(run func()) {
 	if t.handler.bulk {
 		if err := t.engine.bulk.Acquire(t.ctx, 1); err != nil && t.stopping() {
 			return
@@ -196,10 +205,7 @@ func (t *task) drive() {
 			defer t.engine.bulk.Release(1)
 		}
 	}
-	t.run()
-	if State(t.rec.State).Finished() {
-		t.log.Info("operation finished", "subject", t.rec.Subject, "state", t.rec.State, "took", time.Since(start), "err", show(t.rec).Err())
-	}
+	run()
 }
 
 func (t *task) run() {
