@@ -22,7 +22,7 @@ type call struct {
 	keys  []keylock.Key    // locks; none for calls that only look
 	alone bool             // waits until no call holds anything and keeps others out
 	long  bool             // moves bytes: bounded by its progress, not in time
-	held  bool             // the result goes on holding the lease
+	held  bool             // the result goes on holding the lease, until its owner lets go
 	// args are the arguments by which a repeat of the same request id is known;
 	// empty: the id is not looked at.
 	args string
@@ -166,14 +166,14 @@ func start[T any](ctx context.Context, d *Device, c call, op primitives.Op, f *f
 // lock takes what c needs. What needs the whole device waits as long as a call
 // may take, because the others are let finish.
 func (d *Device) lock(ctx context.Context, c call) (unlock func(), err error) {
-	r := Running{Op: c.name, URI: c.uri, ID: c.op.ID, Since: time.Now()}
+	r := Running{Op: c.name, URI: c.uri, ID: c.op.ID, Since: time.Now(), stream: c.held}
 	switch {
 	case c.alone:
 		wait := d.options.CallTimeout
 		if until, bounded := ctx.Deadline(); bounded {
 			wait = time.Until(until)
 		}
-		return d.locks.lockAll(ctx, wait, r)
+		return d.locks.lockAll(ctx, wait, d.options.LockWait, r)
 	case len(c.keys) > 0:
 		return d.locks.lock(ctx, d.options.LockWait, r, c.keys)
 	}

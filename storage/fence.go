@@ -25,8 +25,8 @@ func (f fencer) Holders(ctx context.Context) ([]primitives.Holder, error) {
 }
 
 // Fence closes the device. Calls that do not end within ctx, or Options.CallTimeout
-// where ctx has no end, and Readers and Writers that stay open are CodeConflict
-// and named.
+// where ctx has no end, are CodeConflict and named, and so are Readers and Writers
+// that stay open for Options.LockWait.
 func (f fencer) Fence(ctx context.Context, op primitives.Op) (primitives.FenceReport, error) {
 	defer f.d.forgetTraits()
 	return perform(ctx, f.d, f.call("fence", op), func(ctx context.Context, op primitives.Op) (primitives.FenceReport, error) {

@@ -48,29 +48,64 @@ func TestAFenceWaitsForTheCallsUnderWay(t *testing.T) {
 	})
 }
 
-func TestAFenceThatWaitsInVainNamesTheCall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dev := open(t, mem.New(), nil, storage.Options{})
-		create(t, dev, vol("a"), 4096, nil)
-		r, err := dev.Read(t.Context(), vol("a"), primitives.Op{ID: "copy"})
+// TestAFenceThatWaitsInVainNamesWhoStays waits for a call as long as it may, and
+// for a Reader, which may stay open for hours, no longer than for a lock.
+func TestAFenceThatWaitsInVainNamesWhoStays(t *testing.T) {
+	read := func(t *testing.T, dev *storage.Device, _ *mem.Driver) (leave func()) {
+		r, err := dev.Read(t.Context(), vol("a"), primitives.Op{ID: "busy"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		start := time.Now()
-		_, err = dev.Facets().Fence.Fence(ctx, primitives.Op{})
-		wantBlocker(t, wantCode(t, "Fence beside a reader", err, primitives.CodeConflict), primitives.Blocker{Kind: "operation", Name: "copy"})
-		if waited := time.Since(start); waited < 9*time.Second || waited > 11*time.Second {
-			t.Errorf("Fence waited %s, want its context's 10 s", waited)
+		return func() {
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
 		}
-		if err := r.Close(); err != nil {
-			t.Fatal(err)
+	}
+	clone := func(t *testing.T, dev *storage.Device, drv *mem.Driver) (leave func()) {
+		clear := drv.Fault("one", mem.Fault{Op: "clone", Delay: time.Hour})
+		done := make(chan error, 1)
+		go func() {
+			_, err := dev.Clone(t.Context(), vol("a"), vol("b"), primitives.CloneRequest{Op: primitives.Op{ID: "busy"}})
+			done <- err
+		}()
+		synctest.Wait()
+		return func() {
+			clear()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
 		}
-		if _, err := dev.Facets().Fence.Fence(t.Context(), primitives.Op{}); err != nil {
-			t.Errorf("Fence after the reader = %v", err)
-		}
-	})
+	}
+	cases := map[string]struct {
+		begin func(*testing.T, *storage.Device, *mem.Driver) (leave func())
+		waits time.Duration
+	}{
+		"a reader": {read, 2 * time.Second},
+		"a call":   {clone, 10 * time.Second},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				drv := mem.New()
+				dev := open(t, drv, nil, storage.Options{LockWait: 2 * time.Second})
+				create(t, dev, vol("a"), 4096, nil)
+				leave := c.begin(t, dev, drv)
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				start := time.Now()
+				_, err := dev.Facets().Fence.Fence(ctx, primitives.Op{})
+				wantBlocker(t, wantCode(t, "Fence", err, primitives.CodeConflict), primitives.Blocker{Kind: "operation", Name: "busy"})
+				if waited := time.Since(start); waited != c.waits {
+					t.Errorf("Fence waited %s, want %s", waited, c.waits)
+				}
+				leave()
+				if _, err := dev.Facets().Fence.Fence(t.Context(), primitives.Op{}); err != nil {
+					t.Errorf("Fence when it had gone = %v", err)
+				}
+			})
+		})
+	}
 }
 
 // TestNobodyChangesADeviceWhileItIsBeingFenced holds the fence in the driver.

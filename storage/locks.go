@@ -71,6 +71,8 @@ type Running struct {
 	URI   primitives.URI
 	ID    string // of the request; may be empty
 	Since time.Time
+
+	stream bool // a Reader or Writer, which its owner may keep for hours
 }
 
 func (r Running) blocker() primitives.Blocker {
@@ -118,7 +120,7 @@ func (l *locks) lock(ctx context.Context, wait time.Duration, r Running, keys []
 
 // enter makes r a holder once nobody has the device alone.
 func (l *locks) enter(ctx context.Context, wait time.Duration, r *Running, keys []keylock.Key) error {
-	return l.await(ctx, wait, func() []primitives.Blocker {
+	return l.await(ctx, wait, wait, func() []primitives.Blocker {
 		if l.alone != nil {
 			return []primitives.Blocker{l.alone.blocker()}
 		}
@@ -130,11 +132,12 @@ func (l *locks) enter(ctx context.Context, wait time.Duration, r *Running, keys 
 	})
 }
 
-// lockAll waits until no call holds anything, then keeps all others out. While
+// lockAll waits until nobody holds anything, then keeps all others out: for
+// calls as long as wait, for Readers and Writers no longer than patience. While
 // it waits it is in nobody's way: a copy that reads and has yet to open its
 // writer would otherwise wait for who waits for it.
-func (l *locks) lockAll(ctx context.Context, wait time.Duration, r Running) (unlock func(), err error) {
-	err = l.await(ctx, wait, func() []primitives.Blocker {
+func (l *locks) lockAll(ctx context.Context, wait, patience time.Duration, r Running) (unlock func(), err error) {
+	err = l.await(ctx, wait, patience, func() []primitives.Blocker {
 		if l.alone != nil {
 			return []primitives.Blocker{l.alone.blocker()}
 		}
@@ -156,23 +159,31 @@ func (l *locks) lockAll(ctx context.Context, wait time.Duration, r Running) (unl
 }
 
 // await asks try, which runs under mu and names who is in the way, again and
-// again until nobody is, or the time is over.
-func (l *locks) await(ctx context.Context, wait time.Duration, try func() []primitives.Blocker) error {
+// again until nobody is, or the time is over: wait, or, where only Readers and
+// Writers are in the way, patience.
+func (l *locks) await(ctx context.Context, wait, patience time.Duration, try func() []primitives.Blocker) error {
 	waiting, cancel := context.WithTimeoutCause(ctx, wait, errLockWait)
 	defer cancel()
-	for {
+	patient := time.NewTimer(patience)
+	defer patient.Stop()
+	for out := false; ; {
 		l.mu.Lock()
 		by := try()
 		if len(by) > 0 && l.freed == nil {
 			l.freed = make(chan struct{})
 		}
-		freed := l.freed
+		freed, hopeless := l.freed, out && l.onlyStreams()
 		l.mu.Unlock()
 		if len(by) == 0 {
 			return nil
 		}
+		if hopeless {
+			return errHeld(by)
+		}
 		select {
 		case <-freed:
+		case <-patient.C:
+			out = true
 		case <-waiting.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return ended(ctx)
@@ -180,6 +191,16 @@ func (l *locks) await(ctx context.Context, wait time.Duration, try func() []prim
 			return errHeld(by)
 		}
 	}
+}
+
+// onlyStreams reports whether no call is under way. mu is held.
+func (l *locks) onlyStreams() bool {
+	for r := range l.holders {
+		if !r.stream {
+			return false
+		}
+	}
+	return l.alone == nil
 }
 
 // letGo wakes those who wait. mu is held.

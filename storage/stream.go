@@ -16,7 +16,7 @@ import (
 // Read opens a volume or snapshot for reading. The Reader holds the object until
 // Close: nothing takes it away or, for a volume, writes to it meanwhile.
 func (d *Device) Read(ctx context.Context, u primitives.URI, op primitives.Op) (primitives.Reader, error) {
-	c := call{name: "read", uri: u, op: op, keys: reading(u)}
+	c := call{name: "read", uri: u, op: op, held: true, keys: reading(u)}
 	if err := d.object(u); err != nil {
 		return nil, d.refuse(c.name, c.uri, err)
 	}

@@ -146,6 +146,9 @@ func (s *session) look(ctx context.Context, folder string) ([]primitives.Holder,
 		}
 		return err
 	})
+	if err != nil && ctx.Err() != nil && !errors.Is(ctx.Err(), context.Canceled) {
+		err = primitives.Errorf(primitives.CodeUnavailable, "the look at this host's processes did not end in time: %w", context.Cause(ctx))
+	}
 	if err != nil {
 		return nil, err
 	}
