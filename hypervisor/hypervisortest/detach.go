@@ -38,7 +38,7 @@ var detaching = []check{
 			s.Errorf("the disk is shown as detaching after the guest refused")
 		}
 	}},
-	{"AGuestThatDoesNotHearKeepsItsDiskUntilItDoes", deafGuest}, // E92, E95
+	{"AGuestThatDoesNotHearKeepsItsDiskUntilItDoes", deafGuest}, // E92, E95, C3.1
 	{"ADiskThatIsLeavingCannotBeAttached", func(s *suite) { // C3.2, C3.11
 		r := s.leaving()
 		_, err := s.a.Attach(s.ctx, r)

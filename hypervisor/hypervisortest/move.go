@@ -11,7 +11,7 @@ import (
 )
 
 var moving = []check{
-	// Cases: E120, E123, E131
+	// Cases: E120, E123, E131, C3.10
 	{"AMoveTakesTheContentAlongAndTheGuestSeesTheSameDisk", moveEverywhere},
 	{"EveryCallOfAMoveCanBeRepeated", func(s *suite) {
 		s.mover()
@@ -37,6 +37,7 @@ var moving = []check{
 		}
 		s.onTarget(r)
 	}},
+	// Cases: C3.3
 	{"ACopyUnderWayIsNotFinished", func(s *suite) {
 		s.mover()
 		r := s.slowMove()
@@ -56,7 +57,7 @@ var moving = []check{
 	{"ACancelledMoveLeavesTheSourceAndNoJob", cancelMoves},
 	// Cases: E115
 	{"AMoveGoesOnUnderANewAdapter", moveOverRestarts},
-	// Cases: E110
+	// Cases: E110, C3.7
 	{"ATargetOfAnotherSizeIsRefused", func(s *suite) {
 		s.mover()
 		r := s.moveOf(s.file())
@@ -95,7 +96,7 @@ var moving = []check{
 		s.do("FinishMove", s.mover().FinishMove, other)
 		s.onTarget(other)
 	}},
-	// Cases: E101, E117
+	// Cases: E101, E117, C3.7
 	{"ADiskThatMovesIsLeftAlone", func(s *suite) {
 		s.mover()
 		r := s.slowMove()
@@ -197,7 +198,7 @@ var moving = []check{
 		s.status(r, hypervisor.MoveDone)
 		s.shows(r.Domain, r.Disk, r.To)
 	}},
-	// Cases: E114
+	// Cases: E114, C3.19
 	{"ACopyThatConvergesComesToItsEnd", func(s *suite) {
 		s.mover()
 		r := s.slowMove()
@@ -210,7 +211,7 @@ var moving = []check{
 		s.do("FinishMove", s.mover().FinishMove, r)
 		s.onTarget(r)
 	}},
-	// Cases: E126
+	// Cases: E126, C3.23
 	{"NamesOfFilesMoveAsTheyAre", func(s *suite) {
 		s.mover()
 		if s.h.NamedFile == nil {

@@ -55,6 +55,8 @@ var texts = []struct {
 	{`Permission denied`, primitives.CodeDenied},
 	{`Cannot grow NBD nodes`, primitives.CodeUnsupported},
 	{`does not support resize`, primitives.CodeUnsupported},
+	// A disk without the host's cache that is copied to where it needs one.
+	{`does not support O_DIRECT`, primitives.CodeUnsupported},
 	// A block device that has not grown yet.
 	{`Cannot grow device files`, primitives.CodeConflict},
 	{`No such file or directory`, primitives.CodeNotFound},

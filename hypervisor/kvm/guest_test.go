@@ -200,14 +200,16 @@ func (g inside) Gone(ctx context.Context, d hypervisor.Disk) error {
 func TestOnRealGuests(t *testing.T) {
 	h := newHost(t)
 	t.Run("Contract", h.contract)
-	// Cases: E122, E123, E125, E131
+	// Cases: E122, E123, E131, C3.4, C3.8, C3.18
 	t.Run("DisksMoveWhileTheGuestWritesAndStayWhatTheyAre", h.writingMoves)
 	// Cases: E111
 	t.Run("ACopyThatFillsItsTargetFailsAndLeavesTheSource", h.fullTarget)
 	// Cases: E112
 	t.Run("ACopyWhoseTargetGoesAwayFailsAndLeavesTheSource", h.lostTarget)
-	// Cases: E114
+	// Cases: E114, C3.19
 	t.Run("ACopyThatTheGuestOutrunsConverges", h.outrun)
+	// Cases: E130
+	t.Run("ATargetThatCannotDoWithoutTheHostsCacheIsRefused", h.uncachedMove)
 	// Cases: E129
 	t.Run("AThinDiskIsThinAfterItsMove", h.thinMoves)
 	t.Run("AGuestSurvivesTheRestartOfItsNBDServer", h.nbdServerRestarts)

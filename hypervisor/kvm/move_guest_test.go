@@ -357,3 +357,34 @@ func (h *host) thinMoves(t *testing.T) {
 		})
 	}
 }
+
+// uncachedMove moves a disk that goes past the host's cache to a file system that
+// has nothing else.
+func (h *host) uncachedMove(t *testing.T) {
+	a := h.open(t)
+	t.Cleanup(func() { a.Close() })
+	dir := t.TempDir()
+	if err := unix.Mount("ramfs", dir, "ramfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	r := hypervisor.MoveRequest{Domain: onID, Disk: "moves-uncached", From: rawFile(t, "from.img", 1<<20), To: rawFile(t, "to.img", 1<<20)}
+	r.From.Direct, r.To.File.Path = true, filepath.Join(dir, "to.img")
+	if err := errors.Join(os.WriteFile(r.To.File.Path, nil, 0o600), os.Truncate(r.To.File.Path, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	h.movable(t, a, r.Disk, r.From)
+	err := a.StartMove(t.Context(), r)
+	wantCode(t, "StartMove", err, primitives.CodeUnsupported)
+	t.Log(err)
+	if s, err := a.MoveStatus(t.Context(), r); err != nil || s.Phase != hypervisor.MoveNone {
+		t.Errorf("MoveStatus = %+v, %v", s, err)
+	}
+	if got := shown(t, a, r.Disk); !got.Source.Shows(r.From) || got.Job != "" {
+		t.Errorf("the disk is %+v", got)
+	}
+}

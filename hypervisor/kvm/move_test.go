@@ -92,7 +92,7 @@ func awaitFailure(t *testing.T, a *kvm.Adapter, r hypervisor.MoveRequest, want s
 	}
 }
 
-// Cases: E25
+// Cases: E25, C3.4, C3.17
 func TestAMoveThatTheDefinitionDidNotFollowIsHalfDoneAndIsFinished(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter) {
 		r := newMove(t, a)
@@ -149,7 +149,7 @@ func TestAPivotThatDoesNotEndIsFoundAgain(t *testing.T) {
 	})
 }
 
-// Cases: E125
+// Cases: E125, C3.18
 func TestAPivotThatFailsLeavesItsDiskAndEveryOtherOne(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter) {
 		one := newMove(t, a)
@@ -171,6 +171,7 @@ func TestAPivotThatFailsLeavesItsDiskAndEveryOtherOne(t *testing.T) {
 	})
 }
 
+// Cases: C3.3
 func TestACopyThatFailsUnderThePivotIsNoSuccess(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter) {
 		r := newMove(t, a)
@@ -195,7 +196,7 @@ func TestADomainThatEndsUnderThePivotLeavesItOpenWhichSideItIsOn(t *testing.T) {
 	})
 }
 
-// Cases: E114
+// Cases: E114, C3.19
 func TestACopyThatIsOutrunIsBegunAnewWithSynchronousWrites(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter) {
 		r := newMove(t, a)

@@ -78,6 +78,24 @@ func TestALostEventCostsADetachTimeAndNothingElse(t *testing.T) { // C3.20
 	})
 }
 
+// Cases: E94
+func TestNewsThatComesBeforeTheDetachCallReturnsIsHeard(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter) {
+		attach(t, a, "d")
+		l.Behave(onID, fake.Manners{Early: true, Refuses: true})
+		start := time.Now()
+		_, err := a.Detach(t.Context(), onID, "d")
+		wantCode(t, "Detach", err, primitives.CodeInUse)
+		l.Behave(onID, fake.Manners{Early: true})
+		if res, err := a.Detach(t.Context(), onID, "d"); err != nil || res.Live != hypervisor.Done {
+			t.Errorf("Detach = %+v, %v", res, err)
+		}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("both took %v: the news was missed", took)
+		}
+	})
+}
+
 func TestADetachAsksAgainUntilTheGuestHears(t *testing.T) { // E91
 	inBubble(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter) {
 		attach(t, a, "d")
