@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"os/user"
 	"path/filepath"
 	"slices"
@@ -27,9 +28,9 @@ type setting func(value ast.Node) error
 // settings lists every key of the file by its full name.
 func settings(c *Config) map[string]setting {
 	return map[string]setting{
-		"state_dir":              absolute(&c.StateDir),
-		"run_dir":                absolute(&c.RunDir),
-		"socket":                 absolute(&c.Socket),
+		"state_dir":              folder(&c.StateDir),
+		"run_dir":                folder(&c.RunDir),
+		"socket":                 socket(&c.Socket),
 		"socket_group":           group(&c.SocketGroup),
 		"hypervisor.kvm.uri":     text(&c.Hypervisor.KVM.URI),
 		"maintenance.manager":    manager(&c.Maintenance.Manager),
@@ -67,6 +68,11 @@ func decode(name string, data []byte, c *Config) error {
 		if doc.Body != nil && doc.Body.Type() != ast.NullType && doc.Body.Type() != ast.CommentType {
 			w.section("", doc.Body)
 		}
+	}
+	if err := checkSocket(c.withSocket().Socket); c.Socket == "" && err != nil {
+		w.problems = append(w.problems, primitives.Problem{
+			Prop: fmt.Sprintf("%s:%d: run_dir", name, w.seen["run_dir"]), Message: err.Error(), Fatal: true,
+		})
 	}
 	if len(w.problems) > 0 {
 		return invalid(w.problems...)
@@ -204,6 +210,41 @@ func absolute(to *string) setting {
 		*to = filepath.Clean(s)
 		return nil
 	}
+}
+
+// folder takes a path that leads to a folder, or to nothing yet.
+func folder(to *string) setting {
+	absolute := absolute(to)
+	return func(n ast.Node) error {
+		if err := absolute(n); err != nil {
+			return err
+		}
+		if info, err := os.Stat(*to); err == nil && !info.IsDir() {
+			return fmt.Errorf("%q is a file; expected a folder, which tenond makes where there is none", *to)
+		}
+		return nil
+	}
+}
+
+func socket(to *string) setting {
+	absolute := absolute(to)
+	return func(n ast.Node) error {
+		if err := absolute(n); err != nil {
+			return err
+		}
+		return checkSocket(*to)
+	}
+}
+
+// maxSocket is how long a socket's path may be: 107 bytes (unix(7)), less what is
+// appended while it is made, which is a dot and a process's ID.
+const maxSocket = 107 - len(".4194304")
+
+func checkSocket(path string) error {
+	if len(path) > maxSocket {
+		return fmt.Errorf("the socket's path %q has %d bytes; expected at most %d", path, len(path), maxSocket)
+	}
+	return nil
 }
 
 // group takes the name of a group that this host has; an empty one means none. A
