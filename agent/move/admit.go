@@ -39,6 +39,9 @@ func admit(tx *journal.Tx, r *run) error {
 		if err != nil || now.URI != d.Use.URI {
 			return primitives.Errorf(primitives.CodeConflict, "the disk was detached or moved at this moment").On(d.Use.URI).Trying("repeat the request")
 		}
+		if err := device.Leave(tx, d.Use.URI.Device); err != nil {
+			return err
+		}
 		others, err := attach.DiskUses(tx, d.To)
 		if err != nil {
 			return err
