@@ -28,6 +28,7 @@ func TestPathsThatCannotServeAreRefused(t *testing.T) {
 		"run_dir: " + long:                          "112 bytes; expected at most 99",
 		"socket: " + long[:99]:                      "",
 		"socket: /s\nrun_dir: " + long:              "",
+		"run_dir: " + long + "\nsocket: /s":         "",
 		"state_dir: " + long:                        "",
 		"state_dir: " + filepath.Dir(file) + "/new": "",
 	} {

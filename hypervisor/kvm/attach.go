@@ -55,13 +55,13 @@ func (a *Adapter) attachGlanced(ctx context.Context, v view, r hypervisor.Attach
 	if err != nil { // so nothing was attached
 		return again, againErr
 	}
-	if againErr != nil {
-		return res, nil
+	if againErr == nil {
+		if again.Live == hypervisor.Already {
+			again.Live = res.Live
+		}
+		res = again
 	}
-	if again.Live == hypervisor.Already {
-		again.Live = res.Live
-	}
-	return again, nil
+	return res, nil
 }
 
 // attachSeen attaches to a domain that is as v shows it.
