@@ -26,7 +26,8 @@ func TestTheHookKeepsDomainsAwayFromADeviceInMaintenance(t *testing.T) {
 	w.define("web", "fast/web01")
 	w.define("db", "fast/db01")
 	w.define("plain", "")
-	stray, moving := w.file("fast/stray"), w.file("fast/moving")
+	stray := w.file("fast/stray")
+	w.wanderer(w.file("fast/moving"))
 
 	w.step("a domain starts while the device is in service", func(t *testing.T) {
 		w.must(t, w.here, "start", "web")
@@ -38,7 +39,7 @@ func TestTheHookKeepsDomainsAwayFromADeviceInMaintenance(t *testing.T) {
 		if m.Phase == "MAINTENANCE_PHASE_FENCING" || m.Phase == "MAINTENANCE_PHASE_IN_MAINTENANCE" {
 			t.Errorf("phase = %s although somebody has the device open", m.Phase)
 		}
-		w.must(t, w.here, "detach-disk", "web", "vdz", "--live")
+		w.must(t, w.here, "destroy", "web") // a guest that has not booted lets go of nothing
 		w.await(t, "the stray disk is gone", func(m status) bool { return !m.names(stray) })
 	})
 	w.step("a domain does not start while the gate is closed", func(t *testing.T) {
@@ -48,7 +49,6 @@ func TestTheHookKeepsDomainsAwayFromADeviceInMaintenance(t *testing.T) {
 		w.must(t, w.here, "start", "plain")
 		w.must(t, w.here, "destroy", "plain")
 	})
-	w.wanderer(moving)
 	w.step("a domain does not migrate in while the gate is closed, and runs on where it is", func(t *testing.T) {
 		w.refused(t, w.there, []string{"m-1", "2h", "slow"}, w.migration()...)
 		w.running(t, w.there, "wanderer")
@@ -93,8 +93,9 @@ func (w *world) race(t *testing.T) {
 		if err == nil && (m.Host == "HOST_PHASE_DRAINED" || m.Host == "HOST_PHASE_FENCING" || m.Host == "HOST_PHASE_FENCED" || !m.uses("db")) {
 			t.Errorf("round %d: db runs, host phase = %s, uses = %v; want a use that blocks", i, m.Host, m.Uses)
 		}
-		if err != nil && !strings.Contains(stderr(err), fmt.Sprintf("race-%d", i)) {
-			t.Errorf("round %d: refused without the maintenance's id: %s", i, stderr(err))
+		// The fence may take the file away from a domain that came in too late to be a use.
+		if text := stderr(err); err != nil && !strings.Contains(text, fmt.Sprintf("race-%d", i)) && !strings.Contains(text, "No such file") {
+			t.Errorf("round %d: the start failed, but not by the gate or the fence: %s", i, text)
 		}
 		w.ctl(t, "maintenance", "cancel", "fast")
 		w.await(t, "the device is in service", func(m status) bool { return m.Phase == "MAINTENANCE_PHASE_IN_SERVICE" && m.Gate == "GATE_OPEN" })
