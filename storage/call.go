@@ -150,10 +150,15 @@ func start[T any](ctx context.Context, d *Device, c call, op primitives.Op, f *f
 	go func() {
 		defer d.calls.Done()
 		v, err := protected(func() (T, error) { return run(l.ctx, op) })
-		if err = l.verdict(err); err != nil {
-			l.end(d, v, err)
+		if err = l.verdict(err); err == nil {
+			done <- answer[T]{v, nil}
+			return
 		}
+		// The end of the context comes after the answer: on a busy host it would
+		// else be taken for the answer.
+		l.release(d, v, err)
 		done <- answer[T]{v, err}
+		l.drop()
 	}()
 	select {
 	case a := <-done:
@@ -284,11 +289,21 @@ func (l *lease) verdict(err error) error {
 
 // end gives everything back and tells the request's outcome to its repeats.
 func (l *lease) end(d *Device, answer any, err error) {
-	l.answered()
+	l.drop()
+	l.release(d, answer, err)
+}
+
+// drop ends the call's context.
+func (l *lease) drop() {
 	if l.cancel != nil {
 		l.alone()
 		l.cancel(nil)
 	}
+}
+
+// release is end but for the context.
+func (l *lease) release(d *Device, answer any, err error) {
+	l.answered()
 	l.unlock()
 	if l.flight != nil {
 		d.replays.finish(l.flight, answer, classify("", primitives.URI{}, err))

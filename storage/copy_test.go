@@ -69,6 +69,7 @@ func calls(d *storage.Device, op string) (n uint64) {
 	return n
 }
 
+// Cases: T121
 func TestCopyIsEqualAndSparse(t *testing.T) {
 	size, at, whole := holes()
 	for name, tt := range map[string]struct {
@@ -169,7 +170,9 @@ func TestAFailedCopyLeavesNothing(t *testing.T) {
 		want  primitives.Code
 	}{
 		"no space for the target": {"two", mem.Fault{Op: "write-at", Skip: 1, Err: errors.New("quota")}, primitives.CodeInternal},
+		// Cases: T124
 		"source fails":            {"one", mem.Fault{Op: "read-at", Skip: 1, Err: primitives.CodeUnavailable}, primitives.CodeUnavailable},
+		// Cases: T125
 		"commit fails":            {"two", mem.Fault{Op: "commit", Err: primitives.CodeNoSpace}, primitives.CodeNoSpace},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -221,6 +224,7 @@ func TestACancelledCopyReturnsEvenIfTheDriverDoesNot(t *testing.T) {
 	}
 }
 
+// Cases: T126
 func TestACopyGoesOnAfterACrash(t *testing.T) {
 	src, dst, drv := pair(t, nil, nil)
 	size, at, whole := holes()
@@ -253,6 +257,7 @@ func TestACopyGoesOnAfterACrash(t *testing.T) {
 	wantContent(t, again, far("b"), whole)
 }
 
+// Cases: T123
 func TestResumeTrustsNothingThatWasWritten(t *testing.T) {
 	src, dst, drv := pair(t, nil, nil)
 	create(t, src, vol("a"), 2*mib, map[int64][]byte{0: pattern(10, 1)})
@@ -324,6 +329,7 @@ type shortReader struct{ primitives.Reader }
 
 func (s shortReader) Size() int64 { return s.Reader.Size() + mib }
 
+// Cases: T120
 func TestCopyOfASourceThatEndsEarlyFails(t *testing.T) {
 	drv := broken{Driver: mem.New(), wrap: func(b primitives.Backend) primitives.Backend {
 		return backend{Backend: b, read: func(r primitives.Reader) primitives.Reader { return shortReader{r} }}

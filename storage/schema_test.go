@@ -86,6 +86,7 @@ func TestSchemaRefusesEveryKindOfMistake(t *testing.T) {
 		"a property among the secrets":            {withSecret(creation(ok), "user"), "secrets.user", "not a secret"},
 		"one that needs another":                  {with("user", "me"), "properties.user", "needs key too"},
 		"two that exclude each other":             {withSecret(creation(primitives.Props{"path": "/srv", "user": "me", "anonymous": "yes"}), "key"), "properties.anonymous", "together with user"},
+		// Cases: S95
 		"an immutable one changed":                {edit(ok, primitives.Props{"path": "/other"}), "properties.path", "fixed at creation"},
 		"an immutable one changed from a default": {edit(ok, primitives.Props{"block": "8K"}), "properties.block", `it is "4096" and cannot be changed to "8192"`},
 		"an immutable one removed":                {edit(primitives.Props{"path": "/srv", "block": "8192"}, nil, "block"), "properties.block", "fixed at creation"},
@@ -140,6 +141,7 @@ func TestSchemaNormalisesWhatPeopleType(t *testing.T) {
 	}
 }
 
+// Cases: S96
 func TestSchemaKeepsWhatAChangeDoesNotName(t *testing.T) {
 	old := primitives.Props{"path": "/srv", "count": "1", "wait": "1s"}
 	got, problems := storage.Check(zoo(), inUse(edit(old, primitives.Props{"count": "2"}, "wait")))

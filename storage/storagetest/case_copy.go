@@ -14,6 +14,7 @@ var copyChecks = []check{
 	{cases: []int{35, 37}, name: "a copy within the store is whole and apart", needs: []need{copiesItself}, run: copyWithin},
 	{cases: []int{36}, name: "an offered copy that is cancelled is absent or incomplete, and can be done again", needs: []need{copiesItself}, run: cancelledOffload},
 	{cases: []int{36}, name: "a streamed copy that is given up at half can be done again", run: cancelledStream},
+	// Cases: T127
 	{cases: []int{37}, name: "a copy onto itself is refused and changes nothing", run: copyOntoItself},
 	{cases: []int{38}, name: "what is sparse stays sparse", needs: []need{thin}, run: sparseStaysSparse},
 	{cases: []int{39}, name: "a reader sees one size although its volume grows", needs: []need{resizer}, run: readerOfGrowing},

@@ -379,9 +379,9 @@ func fullDeviceIsFenced(c *C) {
 
 // Fence 11. Whoever comes during the fence is told so; what was committed stays.
 func fenceAmongCallers(c *C) {
-	b, rounds := c.open(), 20
+	b, rounds, fences := c.open(), 20, 5
 	if c.v.Slow {
-		rounds = 3
+		rounds, fences = 3, 2
 	}
 	var calls []func()
 	for i := range 4 {
@@ -393,7 +393,7 @@ func fenceAmongCallers(c *C) {
 	}
 	c.together(append(calls, func() {
 		f := b.Facets().Fence
-		for range rounds {
+		for range fences {
 			if _, err := f.Fence(c.ctx, c.op()); !c.allowed(err, "fence among callers", primitives.CodeInUse, primitives.CodeConflict) {
 				continue
 			}

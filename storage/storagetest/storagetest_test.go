@@ -94,6 +94,7 @@ func TestEveryMutantIsCaught(t *testing.T) {
 }
 
 // A wrapper that changes nothing must neither fail nor lose a facet.
+// Cases: S103
 func TestStraightWrapperPassesWithTheSameSkips(t *testing.T) {
 	bare := storagetest.Try(t, memory(500))
 	wrapped := storagetest.Try(t, memory(500).Bent(storagetest.Unbent()))
