@@ -44,8 +44,9 @@ func TestScripts(t *testing.T) {
 			"hold":    hold,
 			"mute":    mute,
 			"release": release,
-			"stop":    func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).stop() },
-			"start":   func(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(daemonOf(ts).start()) },
+			// Not "stop": testscript has a command of that name, which ends the script.
+			"halt": func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).stop() },
+			"boot": func(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(daemonOf(ts).start()) },
 		},
 	})
 }
