@@ -7,7 +7,7 @@ FLAGS    ?=
 TAGS     := libvirt_dlopen
 # gRPC's page of traces brings html/template, and with that the linker may leave out no method: a quarter of the program.
 PROGRAM_TAGS := $(TAGS),grpcnotrace
-BENCHES  := idle attach stat list
+BENCHES  := idle attach stat list maintenance
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
