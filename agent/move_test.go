@@ -177,7 +177,7 @@ func (h *house) notes(says string) {
 	}
 }
 
-// Cases: E115, E119, E125
+// Cases: E115, E119, E125, C3.22
 func TestDeathAtEveryPointOfAMove(t *testing.T) {
 	for name, s := range moves() {
 		t.Run(name, func(t *testing.T) {

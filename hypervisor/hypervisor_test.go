@@ -10,6 +10,7 @@ import (
 	"github.com/tenon-storage/tenon/primitives"
 )
 
+// Cases: S87, C3.10
 func TestDiskIDsFitEverySerial(t *testing.T) {
 	for id, ok := range map[hypervisor.DiskID]bool{
 		"a": true, "d-0123456789abcdef01": true, "0": true,

@@ -171,9 +171,9 @@ func TestAFailedCopyLeavesNothing(t *testing.T) {
 	}{
 		"no space for the target": {"two", mem.Fault{Op: "write-at", Skip: 1, Err: errors.New("quota")}, primitives.CodeInternal},
 		// Cases: T124
-		"source fails":            {"one", mem.Fault{Op: "read-at", Skip: 1, Err: primitives.CodeUnavailable}, primitives.CodeUnavailable},
+		"source fails": {"one", mem.Fault{Op: "read-at", Skip: 1, Err: primitives.CodeUnavailable}, primitives.CodeUnavailable},
 		// Cases: T125
-		"commit fails":            {"two", mem.Fault{Op: "commit", Err: primitives.CodeNoSpace}, primitives.CodeNoSpace},
+		"commit fails": {"two", mem.Fault{Op: "commit", Err: primitives.CodeNoSpace}, primitives.CodeNoSpace},
 	} {
 		t.Run(name, func(t *testing.T) {
 			src, dst, drv := pair(t, nil, nil)

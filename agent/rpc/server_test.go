@@ -542,6 +542,7 @@ func TestWatchersAreSentAwayWhenTenondStopsAndFindTheOperationAgain(t *testing.T
 	}
 }
 
+// Cases: S97, T97
 func TestSecretsAreNeitherLoggedNorShown(t *testing.T) {
 	w := newWorld(t)
 	const secret = "correct-horse-battery"

@@ -64,7 +64,7 @@ var freezing = []check{
 		})
 		s.code("Freeze", err, primitives.CodeUnsupported)
 	}},
-	{"AHungAgentCostsNoMoreThanTheLimitAndIsThawed", func(s *suite) { // E152, E153
+	{"AHungAgentCostsNoMoreThanTheLimitAndIsThawed", func(s *suite) { // E152, E153, T33
 		f := s.freezer()
 		if s.h.HangAgent == nil {
 			s.lack(NoHang)

@@ -177,6 +177,9 @@ func TestFreeSlotsCountsRootPortsOrSlots(t *testing.T) {
 	}
 }
 
+// A disk that is not tenon's, such as the CD-ROM and the one that the guest boots from, has no id to detach it by.
+//
+// Cases: E98
 func TestDisksOfBothHalvesAreMerged(t *testing.T) {
 	cdrom := `<disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>`
 	live := domain(t, diskOf("vdb", "/live", "ua-tenon-one_abc"), diskOf("vda", "/root", "virtio-disk0"), cdrom)

@@ -285,6 +285,7 @@ func TestASecondFreezeWaitsForTheFirst(t *testing.T) {
 	})
 }
 
+// Cases: E27
 func TestACrashLeftFreezeIsThawed(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter) {
 		other, _ := l.Open("")

@@ -112,7 +112,7 @@ var checks = []check{{cases: []int{11, 12}, name: "a promise", run: f}}
 }
 
 func TestAMarkOfNoCaseAndACaseOfNobodyAreFound(t *testing.T) {
-	b, err := parse("== E Things\nE1 | | shown\nE2 | | of nobody\nE3 | xen | to come\n")
+	b, err := parse("== E Things\nE1 | | shown\nE2 | | of nobody\nE3 | xen | to come\nE4 | - it cannot be | odd\n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestAMarkOfNoCaseAndACaseOfNobodyAreFound(t *testing.T) {
 	if len(got) != 2 || !strings.Contains(got[0], "x_test.go:7: there is no case E9") || !strings.Contains(got[1], "E2 (of nobody)") {
 		t.Errorf("wrong = %q, want the mark of E9 and the case E2", got)
 	}
-	for _, line := range []string{"| E1 | shown | `x TestX` |", "| E3 | to come | *to come with: xen* |", "3 cases: 1 have tests, 2 wait"} {
+	for _, line := range []string{"| E1 | shown | `x TestX` |", "| E3 | to come | *to come with: xen* |", "| E4 | odd | *not met: it cannot be* |", "4 cases: 1 have tests, 2 wait for the part of tenon that brings them, 1 are not met"} {
 		if !strings.Contains(b.page(), line) {
 			t.Errorf("the page lacks %q:\n%s", line, b.page())
 		}
