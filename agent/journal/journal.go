@@ -82,7 +82,9 @@ type Journal struct {
 	before func() error
 	meta   meta
 
-	commits atomic.Uint64
+	commits    atomic.Uint64
+	uses       cache[Use]
+	operations cache[Operation]
 }
 
 // Open opens the journal at path and makes one, readable by its owner only,
@@ -288,8 +290,10 @@ func (j *Journal) Path() string { return j.path }
 // nil, and nothing of it happened otherwise. Transactions that change run one at
 // a time.
 func (j *Journal) Update(change func(*Tx) error) error {
+	var t *Tx
+	id := 0
 	err := j.db.Update(func(tx *bbolt.Tx) error {
-		t := &Tx{tx: tx}
+		t, id = &Tx{tx: tx, j: j}, tx.ID()
 		if err := t.run(change); err != nil {
 			return err
 		}
@@ -300,6 +304,8 @@ func (j *Journal) Update(change func(*Tx) error) error {
 	})
 	if err == nil {
 		j.commits.Add(1)
+		j.uses.commit(id, t.uses)
+		j.operations.commit(id, t.operations)
 	}
 	return err
 }
@@ -311,7 +317,7 @@ func (j *Journal) Commits() uint64 { return j.commits.Load() }
 // View runs read on one consistent state of the journal.
 func (j *Journal) View(read func(*Tx) error) error {
 	return j.db.View(func(tx *bbolt.Tx) error {
-		t := &Tx{tx: tx}
+		t := &Tx{tx: tx, j: j}
 		return t.run(read)
 	})
 }

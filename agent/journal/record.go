@@ -93,7 +93,11 @@ type Claim struct {
 // Tx is one transaction.
 type Tx struct {
 	tx  *bbolt.Tx
+	j   *Journal
 	err error // of an iteration that broke off; fails the transaction
+
+	uses       changes[Use]
+	operations changes[Operation]
 }
 
 // PutDevice writes a device.
@@ -111,23 +115,52 @@ func (t *Tx) Devices() ([]Device, error) { return all[Device](t, bucketDevices) 
 func (t *Tx) DeleteDevice(name string) error { return t.tx.Bucket(bucketDevices).Delete([]byte(name)) }
 
 // PutUse writes a use.
-func (t *Tx) PutUse(u Use) error { return put(t, bucketUses, u.ID, u) }
+func (t *Tx) PutUse(u Use) error {
+	if t.uses == nil {
+		t.uses = make(changes[Use])
+	}
+	if err := put(t, bucketUses, u.ID, u); err != nil {
+		return err
+	}
+	// As it is read later: a time loses its steady clock on the way, for example.
+	u, err := t.Use(u.ID)
+	t.uses[u.ID] = &u
+	return err
+}
 
 // Use reads a use; CodeNotFound.
 func (t *Tx) Use(id string) (Use, error) { return get[Use](t, bucketUses, "use", id) }
 
-// Uses reads all uses, in order of ID.
-func (t *Tx) Uses() ([]Use, error) { return all[Use](t, bucketUses) }
+// Uses reads all uses, in order of ID. The slice is not to be changed.
+func (t *Tx) Uses() ([]Use, error) { return t.j.uses.read(t, bucketUses, t.uses) }
 
 // DeleteUse forgets a use; an unknown one is success.
-func (t *Tx) DeleteUse(id string) error { return t.tx.Bucket(bucketUses).Delete([]byte(id)) }
+func (t *Tx) DeleteUse(id string) error {
+	if t.uses == nil {
+		t.uses = make(changes[Use])
+	}
+	t.uses[id] = nil
+	return t.tx.Bucket(bucketUses).Delete([]byte(id))
+}
 
 // PutOperation writes an operation and makes it findable by its request id.
 func (t *Tx) PutOperation(o Operation) error {
 	if err := t.tx.Bucket(bucketRequests).Put([]byte(o.RequestID), []byte(o.ID)); err != nil {
 		return err
 	}
-	return put(t, bucketOperations, o.ID, o)
+	if err := put(t, bucketOperations, o.ID, o); err != nil {
+		return err
+	}
+	o, err := t.Operation(o.ID)
+	t.change(o.ID, &o)
+	return err
+}
+
+func (t *Tx) change(id string, o *Operation) {
+	if t.operations == nil {
+		t.operations = make(changes[Operation])
+	}
+	t.operations[id] = o
 }
 
 // Operation reads an operation; CodeNotFound.
@@ -144,11 +177,14 @@ func (t *Tx) OperationByRequest(requestID string) (Operation, error) {
 	return t.Operation(string(id))
 }
 
-// Operations reads all operations, oldest first.
-func (t *Tx) Operations() ([]Operation, error) { return all[Operation](t, bucketOperations) }
+// Operations reads all operations, oldest first. The slice is not to be changed.
+func (t *Tx) Operations() ([]Operation, error) {
+	return t.j.operations.read(t, bucketOperations, t.operations)
+}
 
 // DeleteOperation forgets an operation and its request id.
 func (t *Tx) DeleteOperation(o Operation) error {
+	t.change(o.ID, nil)
 	return errors.Join(
 		t.tx.Bucket(bucketRequests).Delete([]byte(o.RequestID)),
 		t.tx.Bucket(bucketOperations).Delete([]byte(o.ID)))

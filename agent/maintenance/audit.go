@@ -38,15 +38,24 @@ func (t *turn) writeAudit() error {
 			return err
 		}
 	}
-	running := make(map[string]bool)
-	for _, rec := range journal.Records[record](t.tx, journal.Hosts) {
-		for _, id := range rec.Host.Order.IDs {
-			running[id] = true
-		}
-	}
+	var running map[string]bool // asked for only where something is to go
 	return journal.TrimAudit(t.tx, t.s.options.KeepAudit, func(l auditRecord) bool {
+		if running == nil {
+			running = t.running()
+		}
 		return !slices.ContainsFunc(l.Line.IDs, func(id string) bool { return running[id] })
 	})
+}
+
+// running returns the ids of the maintenances under way.
+func (t *turn) running() map[string]bool {
+	ids := make(map[string]bool)
+	for _, rec := range journal.Records[record](t.tx, journal.Hosts) {
+		for _, id := range rec.Host.Order.IDs {
+			ids[id] = true
+		}
+	}
+	return ids
 }
 
 // Audit returns the lines about one maintenance, oldest first, or all of them with

@@ -57,7 +57,7 @@ func (s *Service) lose(id string) {
 			return err
 		}
 		waited := false
-		for name, users := range c {
+		for name, users := range c.subscribers() {
 			for _, u := range users {
 				if u.Kind != kindSubscriber || !strings.HasPrefix(u.ID, subscriberUse(id, "")) || u.Owner != ownerOf(id) {
 					continue
@@ -107,7 +107,7 @@ func (s *Service) cameBack(id string) {
 		if err != nil {
 			return err
 		}
-		for name, users := range c {
+		for name, users := range c.subscribers() {
 			for _, u := range users {
 				if u.Owner != ownerOf(id) {
 					continue

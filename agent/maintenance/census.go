@@ -33,18 +33,37 @@ type user struct {
 
 // census is every use of every device, from one pass over the journal: recorded
 // uses, operations that hold a device, and subscribers that block.
-type census map[string][]user
+type census struct {
+	policies policies
+	uses     map[string][]journal.Use // recorded, by device
+	others   map[string][]user        // the rest, by device
+	shown    map[string][]user        // what of was asked for already
+}
 
-// seen returns the census of the turn's transaction.
-func (t *turn) census() (census, error) {
+// census returns the census of the turn's transaction.
+func (t *turn) census() (*census, error) {
 	if t.seen == nil {
 		c, err := count(t.tx)
 		if err != nil {
 			return nil, err
 		}
-		t.seen = &c
+		t.seen = c
 	}
-	return *t.seen, nil
+	return t.seen, nil
+}
+
+// of returns the uses of a device.
+func (c *census) of(device string) []user {
+	list, known := c.shown[device]
+	if !known {
+		list = make([]user, 0, len(c.uses[device])+len(c.others[device]))
+		for _, u := range c.uses[device] {
+			list = append(list, recorded(u, c.policies))
+		}
+		list = append(list, c.others[device]...)
+		c.shown[device] = list
+	}
+	return list
 }
 
 // uses returns the uses of a device as the protocol knows them.
@@ -53,8 +72,9 @@ func (t *turn) uses(name string) ([]protocol.Use, error) {
 	if err != nil {
 		return nil, err
 	}
-	uses := make([]protocol.Use, 0, len(c[name]))
-	for _, u := range c[name] {
+	users := c.of(name)
+	uses := make([]protocol.Use, 0, len(users))
+	for _, u := range users {
 		uses = append(uses, u.Use)
 	}
 	return append(uses, t.ending(name, c)...), nil
@@ -63,7 +83,7 @@ func (t *turn) uses(name string) ([]protocol.Use, error) {
 // ending returns the uses that are recorded no more while the step that released
 // them still runs: a disk that shows its new volume already, and whose old one is
 // being let go. They are gone when the step says so.
-func (t *turn) ending(name string, c census) (uses []protocol.Use) {
+func (t *turn) ending(name string, c *census) (uses []protocol.Use) {
 	w := t.wards[name]
 	if w == nil || len(w.rec.Acts) == 0 {
 		return nil
@@ -80,9 +100,11 @@ func (t *turn) ending(name string, c census) (uses []protocol.Use) {
 }
 
 // count goes through the journal once. What is dormant holds nothing.
-func count(tx *journal.Tx) (census, error) {
-	c := make(census)
-	policies := policiesOf(tx)
+func count(tx *journal.Tx) (*census, error) {
+	c := &census{
+		policies: policiesOf(tx), uses: make(map[string][]journal.Use),
+		others: make(map[string][]user), shown: make(map[string][]user),
+	}
 	uses, err := tx.Uses()
 	if err != nil {
 		return nil, err
@@ -95,7 +117,7 @@ func count(tx *journal.Tx) (census, error) {
 		if u.Operation != "" {
 			admitted[u.URI.Device+"\x00"+u.Operation] = true
 		}
-		c.add(u.URI.Device, recorded(u, policies))
+		c.uses[u.URI.Device] = append(c.uses[u.URI.Device], u)
 	}
 	operations, err := tx.Operations()
 	if err != nil {
@@ -111,7 +133,7 @@ func count(tx *journal.Tx) (census, error) {
 	return c, c.addSubscribers(tx)
 }
 
-func (c census) add(device string, u user) { c[device] = append(c[device], u) }
+func (c *census) add(device string, u user) { c.others[device] = append(c.others[device], u) }
 
 // recorded shows a recorded use.
 func recorded(u journal.Use, policies policies) user {
@@ -159,7 +181,7 @@ func working(device string, o journal.Operation) user {
 }
 
 // addSubscribers adds those who block, to each device that they asked about.
-func (c census) addSubscribers(tx *journal.Tx) error {
+func (c *census) addSubscribers(tx *journal.Tx) error {
 	var names []string
 	for id, sub := range journal.Records[subscriber](tx, journal.Subscribers) {
 		if !sub.Blocking {
@@ -188,20 +210,45 @@ func (c census) addSubscribers(tx *journal.Tx) error {
 }
 
 // find returns a use of a device by its id.
-func (c census) find(device, use string) (user, bool) {
-	i := slices.IndexFunc(c[device], func(u user) bool { return u.ID == use })
+func (c *census) find(device, use string) (user, bool) {
+	if _, shown := c.shown[device]; !shown {
+		i := slices.IndexFunc(c.uses[device], func(u journal.Use) bool { return u.ID == use })
+		if i >= 0 {
+			return recorded(c.uses[device][i], c.policies), true
+		}
+	}
+	all := c.of(device)
+	i := slices.IndexFunc(all, func(u user) bool { return u.ID == use })
 	if i < 0 {
 		return user{}, false
 	}
-	return c[device][i], true
+	return all[i], true
 }
 
 // where returns the device of a use.
-func (c census) where(use string) (string, bool) {
-	for name, users := range c {
+func (c *census) where(use string) (string, bool) {
+	for name, uses := range c.uses {
+		if slices.ContainsFunc(uses, func(u journal.Use) bool { return u.ID == use }) {
+			return name, true
+		}
+	}
+	for name, users := range c.others {
 		if slices.ContainsFunc(users, func(u user) bool { return u.ID == use }) {
 			return name, true
 		}
 	}
 	return "", false
+}
+
+// subscribers returns the uses of those who block, by device.
+func (c *census) subscribers() map[string][]user {
+	found := make(map[string][]user)
+	for name, users := range c.others {
+		for _, u := range users {
+			if u.Kind == kindSubscriber {
+				found[name] = append(found[name], u)
+			}
+		}
+	}
+	return found
 }

@@ -26,7 +26,7 @@ func (s *Service) situationOf(ctx context.Context, name string, impact protocol.
 		f := s.adapter.Facets()
 		x.Mover, x.Pauser, x.Powerer = f.Move != nil, f.Pause != nil, f.Power != nil
 	}
-	var c census
+	var c *census
 	doors := make(map[string]protocol.Door)
 	err := s.journal.View(func(tx *journal.Tx) (err error) {
 		if c, err = count(tx); err != nil {
@@ -44,13 +44,13 @@ func (s *Service) situationOf(ctx context.Context, name string, impact protocol.
 	}
 	v := view{s: s, domains: make(map[string]hypervisor.Domain), disks: make(map[string][]hypervisor.Disk), read: make(map[string]bool)}
 	volumes := make(map[string]bool)
-	for _, u := range c[name] {
+	for _, u := range c.of(name) {
 		if !pick(u) {
 			continue
 		}
 		f := facts{user: u}
 		if u.Kind == kindDisk {
-			s.lookAt(ctx, &v, &f, c[name])
+			s.lookAt(ctx, &v, &f, c.of(name))
 			volumes[u.URI.Volume] = true
 		}
 		x.Users = append(x.Users, f)

@@ -16,6 +16,10 @@ import (
 	protocol "github.com/tenon-storage/tenon/primitives/maintenance"
 )
 
+// looksAtOnce is how many devices are looked at at once: there may be many, and
+// each look goes through the host's processes.
+const looksAtOnce = 4
+
 // fenceTime bounds one attempt to fence, unfence or verify a device.
 const fenceTime = 5 * time.Minute
 
@@ -24,6 +28,12 @@ const gateOnly = "closed gate"
 
 // look asks who has the device open, and tells the host's half.
 func (s *Service) look(ctx context.Context, name string, a protocol.Look) {
+	select {
+	case s.looks <- struct{}{}:
+		defer func() { <-s.looks }()
+	case <-ctx.Done():
+		return
+	}
 	foreign, err := s.foreigners(ctx, name)
 	if s.ctx.Err() != nil {
 		return

@@ -3,6 +3,7 @@
 package maintenance
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -51,6 +52,15 @@ type deed struct {
 	Done   bool           // Stopped: the domain was seen to be off
 	Void   bool           // Stopped: somebody else started the domain since
 	Tries  int            // of undoing it
+}
+
+// clone returns a copy that can be stepped. What its members point to is replaced
+// and never changed.
+func (r *record) clone() record {
+	c := *r
+	c.Host.Outcomes, c.Host.Foreign, c.Host.Owed = slices.Clone(r.Host.Outcomes), slices.Clone(r.Host.Foreign), slices.Clone(r.Host.Owed)
+	c.Applied, c.Acts, c.Deeds = slices.Clone(r.Applied), maps.Clone(r.Acts), maps.Clone(r.Deeds)
+	return c
 }
 
 // keepApplied is how many operations a record remembers: more than can be under

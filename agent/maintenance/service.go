@@ -69,6 +69,7 @@ type Service struct {
 	work  sync.WaitGroup // every goroutine of the service
 	wake  chan struct{}  // the devices are to be looked after now; holds one wish
 	slots chan struct{}  // one for each act under way
+	looks chan struct{}  // one for each look under way
 
 	// mu guards what follows. Where a transaction that changes the journal is
 	// needed too, mu is locked inside of it and held until it is durable.
@@ -87,13 +88,14 @@ type Service struct {
 
 // memory is what is known of a device beside its records.
 type memory struct {
-	clock time.Time            // when its record was brought up to date last, with the steady clock
-	acks  map[string]ackOf     // what the managing half counts, by host
-	acts  map[string]*doing    // by use: what is being done now
-	queue *queue               // what is to be done in order
-	busy  bool                 // on its way: looked after at each tick
-	told  protocol.Order       // what subscribers were told last
-	begun map[string]time.Time // when what the metrics measure began
+	record *record              // as it is in the journal; nil: to be read
+	clock  time.Time            // when its record was brought up to date last, with the steady clock
+	acks   map[string]ackOf     // what the managing half counts, by host
+	acts   map[string]*doing    // by use: what is being done now
+	queue  *queue               // what is to be done in order
+	busy   bool                 // on its way: looked after at each tick
+	told   protocol.Order       // what subscribers were told last
+	begun  map[string]time.Time // when what the metrics measure began
 }
 
 // New returns the service and registers its kinds of operation. Devices that are
@@ -104,7 +106,7 @@ func New(j *journal.Journal, e *operation.Engine, devices *device.Registry, disk
 	s := &Service{
 		journal: j, engine: e, devices: devices, disks: disks, adapter: adapter, options: o, log: o.Log,
 		start: rand.Text(), boot: o.Boot,
-		wake: make(chan struct{}, 1), slots: make(chan struct{}, o.Acts),
+		wake: make(chan struct{}, 1), slots: make(chan struct{}, o.Acts), looks: make(chan struct{}, looksAtOnce),
 		memories: make(map[string]*memory), watchers: make(map[*watcher]struct{}),
 		asked: make(map[*reporting]struct{}), streams: make(map[string]*Subscription), away: make(map[string]time.Time),
 		metrics: newMetrics(),

@@ -120,7 +120,7 @@ func (t *turn) notice(w *ward) error {
 	h := &w.rec.Host
 	here := make(map[string]bool)
 	fresh := false
-	for _, u := range c[w.name] {
+	for _, u := range c.of(w.name) {
 		here[u.ID] = true
 		o, told := h.Outcome(u.ID)
 		fresh = fresh || !told
@@ -164,7 +164,7 @@ func (t *turn) mayRest(w *ward) (disks []journal.Use, err error) {
 		return nil, nil
 	}
 	c, err := t.census()
-	for _, u := range c[w.name] {
+	for _, u := range c.of(w.name) {
 		o, told := h.Outcome(u.ID)
 		if u.Kind == kindDisk && told && !o.Acting && o.Cut == "" {
 			disks = append(disks, u.record)

@@ -22,7 +22,7 @@ type turn struct {
 	s     *Service
 	tx    *journal.Tx
 	now   time.Time
-	seen  *census
+	seen  *census           // nil: to be counted
 	names map[string]string // by identity
 	wards map[string]*ward
 	order []*ward // as they were touched
@@ -95,7 +95,7 @@ func (s *Service) settle(t *turn) {
 	}
 	for _, w := range t.order {
 		m := s.memoryOf(w.name)
-		m.clock = t.now
+		m.clock, m.record = t.now, &w.rec
 		if w.man != nil {
 			m.acks = make(map[string]ackOf)
 			for _, x := range w.man.Device.Members {
@@ -139,8 +139,10 @@ func (t *turn) ward(name string) (*ward, error) {
 		return nil, err
 	}
 	w := &ward{name: name}
-	var found bool
-	if w.rec, found, err = journal.Find[record](t.tx, journal.Hosts, name); err != nil {
+	found := false
+	if m := t.s.memories[name]; m != nil && m.record != nil {
+		w.rec, found = m.record.clone(), true
+	} else if w.rec, found, err = journal.Find[record](t.tx, journal.Hosts, name); err != nil {
 		return nil, err
 	}
 	w.fresh = !found
