@@ -16,6 +16,7 @@ func (t *hostTurn) ordered(e Ordered) {
 	case newer == 0 && !sameWish(&o, &t.Order):
 		t.reject("", Conflicting, "the order says something else than the one of the same stamp before")
 	case newer == 0:
+		t.Order.Phase = o.Phase // for people: within one stamp the phase asks nothing else of a host
 		waited := t.unleased()
 		t.renewLease(&o)
 		if waited && !t.unleased() && t.Phase == HostVerifying {

@@ -16,7 +16,7 @@ type hostBefore struct {
 	fence maintenance.FenceState
 }
 
-// checkStep looks at what one event did to a host: I3, I6, I9.
+// checkStep looks at what one event did to a host: I3, I7, I9.
 func (w *world) checkStep(a *agent, before hostBefore, e maintenance.HostEvent) {
 	h := &a.h
 	if h.Order.Stamp.Compare(before.stamp) < 0 {
@@ -43,9 +43,14 @@ func (w *world) checkStep(a *agent, before hostBefore, e maintenance.HostEvent) 
 		}
 	}
 	waiting := 0
+	drained := h.Phase != before.phase && (h.Phase == maintenance.HostDrained || h.Phase == maintenance.HostFencing && before.phase == maintenance.HostDraining)
 	for i := range h.Outcomes {
-		if h.Outcomes[i].Waits {
+		o := &h.Outcomes[i]
+		if o.Waits {
 			waiting++
+		}
+		if drained && o.State == maintenance.UseObjected && !slices.ContainsFunc(h.Order.Overridden, func(by maintenance.Override) bool { return by.Subject == o.ID }) {
+			w.fail("I7:", o.ID, "objects, and", hostNames[a.host], "calls itself", h.Phase.String())
 		}
 	}
 	if waiting != h.Waiting {

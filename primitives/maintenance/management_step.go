@@ -109,6 +109,7 @@ func (t *managementTurn) enter(p Phase, why string) {
 	}
 	before := t.Phase
 	t.Phase = p
+	t.renewed = true // hosts tell people the phase, though nothing else of the order may have changed
 	t.audit(Audit{What: why, Before: before.String(), After: p.String()})
 }
 

@@ -142,7 +142,7 @@ type Order struct {
 	Device       string        `json:"device"` // the identity that the storage reports (Description.Backend), or the name
 	IDs          []string      `json:"maintenance_ids,omitempty"`
 	Stamp        Stamp         `json:"stamp"`
-	Phase        Phase         `json:"phase"`
+	Phase        Phase         `json:"phase"` // for people; only Announced asks something of a host
 	Gate         Gate          `json:"gate"`
 	Impact       Impact        `json:"impact,omitempty"`
 	Expected     time.Duration `json:"expected,omitempty"`

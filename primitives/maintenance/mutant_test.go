@@ -3,6 +3,7 @@
 package maintenance_test
 
 import (
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ var mutants = map[string]struct {
 }{
 	"a host takes older orders":                        {maintenance.FollowsAnyStamp, 0, []string{"I3:"}},
 	"a host counts old answers":                        {maintenance.CountsStaleAnswers, 0, []string{"I5:"}},
-	"a host counts who objects as ready":               {maintenance.IgnoresObjections, 0, []string{"I1:", "I2:", "I7:", "L3:"}},
+	"a host counts who objects as ready":               {maintenance.IgnoresObjections, 0, []string{"I7:", "L3:"}},
 	"a host cuts off unasked":                          {maintenance.ForcesUnasked, 0, []string{"I11:"}},
 	"a host cuts off without a line":                   {maintenance.ForcesUnaudited, 0, []string{"I11:"}},
 	"a host forgets its fence at a restart":            {maintenance.UnfencesOnRestart, 0, []string{"I1:", "I9:"}},
@@ -38,6 +39,7 @@ var mutants = map[string]struct {
 // in one way each.
 // Cases: E50, E52, E53, E60, E69
 func TestEachRuleLeftOutIsSeen(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(2000))
 	for name, m := range mutants {
 		t.Run(name, func(t *testing.T) {
 			var buffer []op
