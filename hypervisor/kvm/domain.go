@@ -44,7 +44,11 @@ func (a *Adapter) Domain(ctx context.Context, nameOrID string) (hypervisor.Domai
 		if err != nil {
 			return view{}, err
 		}
-		return readView(c, d, &a.readings)
+		v, err := readView(c, d, &a.readings)
+		if err == nil && v.live != nil {
+			a.probe(c, v)
+		}
+		return v, err
 	})
 	a.glances.end(g, v, err)
 	if err != nil {

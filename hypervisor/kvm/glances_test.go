@@ -86,6 +86,36 @@ func TestAnAttachBuildsOnceUponALookThatWasJustTaken(t *testing.T) {
 	})
 }
 
+func TestALookAtADomainAlsoProbesIt(t *testing.T) {
+	glancing(t, func(t *testing.T, l *fake.Libvirt, a, _ *kvm.Adapter, w watched) {
+		glance(t, a, w)
+		if got := l.Probed(onID); got != 1 {
+			t.Errorf("a look probed the domain %d times, want once", got)
+		}
+		attach(t, a, "d")
+		if got := l.Probed(onID); got != 1 {
+			t.Errorf("the attach after a look probed the domain %d times more, want not at all", got-1)
+		}
+	})
+}
+
+func TestALookDoesNotFreeADomainThatIsStuck(t *testing.T) {
+	glancing(t, func(t *testing.T, l *fake.Libvirt, a, other *kvm.Adapter, w watched) {
+		r := hypervisor.AttachRequest{Domain: onID, Disk: "d", Mapping: fileMapping("/img/d", "raw")}
+		resume := l.Stall(onID)
+		defer resume()
+		_, err := other.Attach(within(t, 20*time.Second), r)
+		wantCode(t, "Attach to a stopped domain", err, primitives.CodeUnavailable)
+		glance(t, a, w)
+		start := time.Now()
+		_, err = a.Attach(t.Context(), r)
+		wantCode(t, "Attach to a domain that another got stuck", err, primitives.CodeUnavailable)
+		if took := time.Since(start); took != 0 {
+			t.Errorf("it was refused after %v, want at once", took)
+		}
+	})
+}
+
 // What is known to have happened since makes a look worthless.
 func TestALookIsForgottenWhenAnythingHappens(t *testing.T) {
 	for what, happen := range map[string]func(t *testing.T, l *fake.Libvirt, a, other *kvm.Adapter){
