@@ -100,6 +100,11 @@ func TestADeadlineIsExtendedShortenedAndTakenAway(t *testing.T) {
 	if left := a.h.Order.Drain; left != time.Minute {
 		t.Errorf("the host has %s, want 1m", left)
 	}
+	epoch := s.m.Epoch
+	s.prepare(i) // a repeat of what was asked for first takes nothing back
+	if s.m.Epoch != epoch || s.m.Intents[0].Drain != time.Minute {
+		t.Errorf("the repeat changed it to %+v", s.m.Intents[0])
+	}
 	s.must(maintenance.Extend{Drain: time.Second})
 	s.run()
 	s.pass(2 * time.Second)

@@ -36,7 +36,8 @@ func NewManagement(device string, term uint64) *Management {
 
 // Planned is an intent with what is left of its times.
 type Planned struct {
-	Intent    Intent        `json:"intent"`
+	Intent    Intent        `json:"intent"` // with the deadlines that it was given since
+	Asked     Intent        `json:"asked"`  // as it came, by which a repeat is known
 	NotBefore time.Duration `json:"not_before"`
 	Drain     time.Duration `json:"drain"`
 	Overdue   bool          `json:"overdue,omitempty"` // its drain deadline passed

@@ -76,7 +76,7 @@ func (t *managementTurn) prepare(e Prepare) *Error {
 		return &Error{Code: PlanChanged, Text: "the plan is no longer the one that was agreed to", Try: "look at the plan again"}
 	}
 	at := slices.IndexFunc(t.Intents, func(p Planned) bool { return p.Intent.ID == e.Intent.ID })
-	planned := Planned{Intent: e.Intent, NotBefore: e.Intent.NotBefore, Drain: e.Intent.Drain}
+	planned := Planned{Intent: e.Intent, Asked: e.Intent, NotBefore: e.Intent.NotBefore, Drain: e.Intent.Drain}
 	before := t.impact()
 	switch {
 	case at < 0:
@@ -85,7 +85,7 @@ func (t *managementTurn) prepare(e Prepare) *Error {
 		return &Error{Code: Stale, Text: "maintenance " + e.Intent.ID + " has a later revision"}
 	case e.Intent.Revision > t.Intents[at].Intent.Revision:
 		t.Intents[at] = planned
-	case reflect.DeepEqual(t.Intents[at].Intent, e.Intent):
+	case reflect.DeepEqual(t.Intents[at].Asked, e.Intent):
 		return nil // a repeat
 	default:
 		return &Error{

@@ -136,7 +136,7 @@ func (w *world) apply(o op) {
 	case opTime:
 		w.pass(time.Duration(o.a%16) * time.Second)
 	case opJump:
-		w.pass(-time.Hour)
+		w.jump(device, a, o.a)
 	case opSettle:
 		w.deliverAll()
 		w.doAll()
@@ -145,6 +145,18 @@ func (w *world) apply(o op) {
 		w.applyHost(o, device, a)
 	default:
 		w.applyManagement(o, device)
+	}
+}
+
+// jump has a clock jump, of one side only. A lease counts on clocks that go nearly alike.
+func (w *world) jump(device int, a *agent, luck uint8) {
+	switch {
+	case luck%3 == 0 || w.lease > 0:
+		w.pass(-time.Hour)
+	case luck%3 == 1:
+		w.step(device, a, maintenance.Elapsed{By: time.Hour})
+	default:
+		w.manage(device, maintenance.Elapsed{By: time.Hour})
 	}
 }
 

@@ -98,7 +98,7 @@ func (s *search) unpack(k key) small {
 	m := &maintenance.Management{Device: "d", Term: 1}
 	m.Phase, m.Epoch, m.Rank = maintenance.Phase(b.get(3)), b.get(4), uint8(b.get(2))
 	if b.is() {
-		m.Intents = []maintenance.Planned{{Intent: theIntent}}
+		m.Intents = []maintenance.Planned{{Intent: theIntent, Asked: theIntent}}
 	}
 	count := 1 + int(b.get(1))
 	m.Members = make([]maintenance.Member, count, 2)
