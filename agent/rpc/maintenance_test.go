@@ -278,7 +278,8 @@ func TestAPolicyIsKept(t *testing.T) {
 	w.device("fast")
 	ctx := t.Context()
 	policy := []*tenonv1.PolicyStep{
-		{Action: tenonv1.PolicyAction_POLICY_ACTION_MOVE, Target: "slow"}, {Action: tenonv1.PolicyAction_POLICY_ACTION_SHUTDOWN, Restart: true},
+		{Action: tenonv1.PolicyAction_POLICY_ACTION_MOVE, Target: "slow"},
+		{Action: tenonv1.PolicyAction_POLICY_ACTION_SHUTDOWN, Restart: true},
 		{Action: tenonv1.PolicyAction_POLICY_ACTION_ASK},
 	}
 	set, err := w.maintenances().SetMaintenancePolicy(ctx, &tenonv1.SetMaintenancePolicyRequest{Subject: "fast", Policy: policy})

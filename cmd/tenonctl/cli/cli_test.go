@@ -5,12 +5,16 @@ package cli_test
 import (
 	"context"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -41,9 +45,10 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       *update,
 		Setup:               setUp,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"hold":    hold,
-			"mute":    mute,
-			"release": release,
+			"hold":     hold,
+			"mute":     mute,
+			"answered": answered,
+			"release":  release,
 			// Not "stop": testscript has a command of that name, which ends the script.
 			"halt": func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).stop() },
 			"boot": func(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(daemonOf(ts).start()) },
@@ -58,6 +63,7 @@ type daemon struct {
 	config config.Config
 	stop   func()
 	held   map[string]func()
+	calls  *tally
 }
 
 type daemonKey struct{}
@@ -65,7 +71,7 @@ type daemonKey struct{}
 func daemonOf(ts *testscript.TestScript) *daemon { return ts.Value(daemonKey{}).(*daemon) }
 
 func setUp(env *testscript.Env) error {
-	d := &daemon{driver: mem.New(), host: fake.NewHost(), config: config.Default(), held: make(map[string]func())}
+	d := &daemon{driver: mem.New(), host: fake.NewHost(), config: config.Default(), held: make(map[string]func()), calls: newTally()}
 	d.host.Add("web01", fake.Options{})
 	d.host.Add("db", fake.Options{Off: true})
 	// The script's folder may be too long for a socket's name.
@@ -98,7 +104,7 @@ func (d *daemon) start() error {
 		return err
 	}
 	a, err := agent.New(d.config, agent.Parts{
-		Drivers: drivers, Adapter: d.host.Open(), BootID: "boot-1", Version: "0.0-test", Log: slog.New(slog.DiscardHandler),
+		Drivers: drivers, Adapter: d.host.Open(), BootID: "boot-1", Version: "0.0-test", Log: slog.New(d.calls),
 	})
 	if err != nil {
 		return err
@@ -137,4 +143,66 @@ func mute(ts *testscript.TestScript, _ bool, _ []string) {
 	listener, err := net.Listen("unix", d.config.Socket)
 	ts.Check(err)
 	ts.Defer(func() { _ = listener.Close() })
+}
+
+// answered METHOD N waits until tenond has answered N calls of a method.
+func answered(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	ts.Check(daemonOf(ts).calls.wait(ctx, args[0], n))
+}
+
+// tally is a log of which only the calls are counted, by method.
+type tally struct {
+	slog.Handler
+	mu    sync.Mutex // guards what follows
+	count map[string]int
+	more  chan struct{} // closed at the next call
+}
+
+func newTally() *tally {
+	return &tally{Handler: slog.DiscardHandler, count: make(map[string]int), more: make(chan struct{})}
+}
+
+// Enabled wants to know of every call.
+func (t *tally) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle counts.
+func (t *tally) Handle(_ context.Context, r slog.Record) error {
+	if r.Message != "call finished" {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "method" {
+			t.count[path.Base(a.Value.String())]++
+		}
+		return true
+	})
+	close(t.more)
+	t.more = make(chan struct{})
+	return nil
+}
+
+// WithAttrs and WithGroup keep the count in one place.
+func (t *tally) WithAttrs([]slog.Attr) slog.Handler { return t }
+func (t *tally) WithGroup(string) slog.Handler      { return t }
+
+func (t *tally) wait(ctx context.Context, method string, n int) error {
+	for {
+		t.mu.Lock()
+		have, more := t.count[method], t.more
+		t.mu.Unlock()
+		if have >= n {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return fmt.Errorf("%d calls of %s, want %d: %w", have, method, n, ctx.Err())
+		}
+	}
 }

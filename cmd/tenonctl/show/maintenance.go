@@ -137,7 +137,8 @@ func user(u interface {
 	GetId() string
 	GetDomain() string
 	GetDisk() string
-}) string {
+},
+) string {
 	if strings.Contains(u.GetId(), u.GetDisk()) {
 		return u.GetDomain()
 	}
