@@ -511,12 +511,12 @@ func TestARecordIsPlayedBackToWhoeverDials(t *testing.T) {
 	socket := "unix:" + filepath.Join(t.TempDir(), "r")
 	ended := make(chan error, 1)
 	go func() { ended <- mockmanager.Replay(ctx, socket, said, 0) }()
-	other := newAgent("host-2", "fast")
+	other := newAgent("host-2", "its own name")
 	kill = other.run(t, socket)
 	h.eventually("the other agent went through all of it", func() bool {
 		other.mu.Lock()
 		defer other.mu.Unlock()
-		return slices.Contains(other.history, "fast fenced") && other.history[len(other.history)-1] == "fast open"
+		return slices.Contains(other.history, "its own name fenced") && other.history[len(other.history)-1] == "its own name open"
 	})
 	kill()
 	cancel()
