@@ -289,9 +289,11 @@ func cancelMoves(s *suite) {
 	s.mover()
 	for _, when := range []string{"copying", "ready"} {
 		s.sub(when, func(s *suite) {
-			r := s.slowMove()
-			if when == "ready" {
-				r.Bandwidth = 0
+			var r hypervisor.MoveRequest
+			if when == "copying" {
+				r = s.slowMove()
+			} else {
+				r = s.moveOf(s.file())
 			}
 			s.do("StartMove", s.mover().StartMove, r)
 			if when == "ready" {
@@ -316,10 +318,12 @@ func moveOverRestarts(s *suite) {
 	s.mover()
 	for _, when := range []string{"copying", "ready", "done"} {
 		s.sub(when, func(s *suite) {
-			r := s.slowMove()
-			r.Bandwidth = 0
+			var r hypervisor.MoveRequest
 			if when == "copying" {
+				r = s.slowMove()
 				r.Bandwidth = brisk
+			} else {
+				r = s.moveOf(s.file())
 			}
 			s.do("StartMove", s.mover().StartMove, r)
 			if when == "copying" {

@@ -50,7 +50,10 @@ func (s *suite) slowMove() hypervisor.MoveRequest {
 	r := s.moveOf(s.file())
 	r.Bandwidth = slow
 	if s.h.Guest != nil {
-		s.run("yes tenon | head -c %d | dd of=%s bs=64k conv=fsync 2>/dev/null", size, s.device(r.Domain, r.Disk))
+		const mebibyte = 1 << 20
+		s.run(`yes tenon | head -c %d >/tmp/mebibyte
+			for n in $(seq 0 %d); do dd if=/tmp/mebibyte of=%s bs=64k seek=$((n * 16)) conv=notrunc 2>/dev/null; done; sync`,
+			mebibyte, size/mebibyte-1, s.device(r.Domain, r.Disk))
 	}
 	return r
 }

@@ -124,6 +124,9 @@ func (a *Adapter) beginMerge(ctx context.Context, v view, target, path string) e
 	if disk.Mirror != nil {
 		return primitives.Errorf(primitives.CodeInUse, "a block job (%s) runs on %s of domain %s", describe(disk).Job, target, v.Name)
 	}
+	if err := a.refuseLost(ctx, v, disk); err != nil {
+		return err
+	}
 	q := ask{what: "merge " + target, domain: hypervisor.DomainID(v.UUID), waits: true}
 	return a.do(ctx, q, func(c virt.Conn) error { return c.BlockCommit(v.UUID, target) })
 }

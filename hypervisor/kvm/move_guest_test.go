@@ -329,6 +329,7 @@ func (h *host) thinMoves(t *testing.T) {
 		to      primitives.Mapping
 	}{
 		{"to a raw file", true, rawFile(t, "to.img", size)},
+		{"to a raw file, of a disk without discard", false, rawFile(t, "to2.img", size)},
 		{"to qcow2", true, qcow2File(t, size)},
 		{"to qcow2, of a disk without discard", false, qcow2File(t, size)},
 	} {

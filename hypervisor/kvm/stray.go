@@ -41,11 +41,7 @@ func backJob(r hypervisor.MoveRequest) string { return "tenon-back-" + string(r.
 // job. nil: it is there; left are the nodes of the target that are open all the same,
 // and that no disk needs.
 func (a *Adapter) strayOf(ctx context.Context, v view, r hypervisor.MoveRequest, disk *libvirtxml.DomainDisk) (away *stray, left []string, err error) {
-	q := ask{what: "ask QEMU where disk " + string(r.Disk) + " is", domain: r.Domain, waits: true}
-	nodes, err := call(ctx, a, q, func(c virt.Conn) ([]virt.Node, error) { return c.Nodes(string(r.Domain)) })
-	if errors.Is(err, primitives.CodeUnsupported) || errors.Is(err, primitives.CodeDenied) {
-		return nil, nil, nil // libvirt's word is all there is
-	}
+	nodes, err := a.nodes(ctx, r.Domain)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -59,6 +55,7 @@ func (a *Adapter) strayOf(ctx context.Context, v view, r hypervisor.MoveRequest,
 		}
 		return nil, s.targets, nil
 	}
+	q := ask{what: "ask QEMU for the jobs of disk " + string(r.Disk), domain: r.Domain, waits: true}
 	jobs, err := call(ctx, a, q, func(c virt.Conn) ([]virt.NodeJob, error) { return c.NodeJobs(string(r.Domain)) })
 	if err != nil {
 		return nil, nil, err
@@ -71,6 +68,36 @@ func (a *Adapter) strayOf(ctx context.Context, v view, r hypervisor.MoveRequest,
 		return nil, nil, nil // some filter of QEMU's upon the source, or a job that ends now
 	}
 	return &s, nil, nil
+}
+
+// refuseLost refuses to merge where QEMU is not on what libvirt shows, because libvirt
+// forgot the switch of an earlier merge: the overlay's old bytes would be written over
+// what the guest has written to the base since.
+func (a *Adapter) refuseLost(ctx context.Context, v view, disk *libvirtxml.DomainDisk) error {
+	if disk.Alias == nil || disk.Source == nil || disk.Source.Index == 0 {
+		return nil
+	}
+	nodes, err := a.nodes(ctx, hypervisor.DomainID(v.UUID))
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(nodes, func(n virt.Node) bool { return slices.Contains(strings.Split(n.Device, "/"), disk.Alias.Name) })
+	if i < 0 || strings.HasPrefix(nodes[i].Name, indexed(disk)) || !strings.HasPrefix(nodes[i].Name, "libvirt-") || nodes[i].Driver == "copy-on-read" {
+		return nil
+	}
+	return primitives.Errorf(primitives.CodeConflict, "libvirt was restarted within a switch of %s of domain %s: it shows %v, but QEMU is on %s",
+		disk.Target.Dev, v.Name, sourceOf(disk), nodes[i].File).
+		Trying("copy the data out of the running guest: neither a merge nor a restart of the domain would find what it has written since")
+}
+
+// nodes asks QEMU what it has open; nil where it may not be asked.
+func (a *Adapter) nodes(ctx context.Context, d hypervisor.DomainID) ([]virt.Node, error) {
+	q := ask{what: "ask QEMU which images it is on", domain: d, waits: true}
+	nodes, err := call(ctx, a, q, func(c virt.Conn) ([]virt.Node, error) { return c.Nodes(string(d)) })
+	if errors.Is(err, primitives.CodeUnsupported) || errors.Is(err, primitives.CodeDenied) {
+		return nil, nil // libvirt's word is all there is
+	}
+	return nodes, err
 }
 
 // uses reports whether libvirt shows a disk of the running domain that reads from
@@ -181,8 +208,46 @@ func (a *Adapter) home(ctx context.Context, r hypervisor.MoveRequest, s *stray) 
 	return a.closeNodes(ctx, r, s.targets)
 }
 
+// endJobs gives up the copies to these nodes that QEMU alone knows of: a libvirt that
+// dies as it begins one does not find it again, and it would copy on. libvirt names a
+// job by the node that it copies to.
+func (a *Adapter) endJobs(ctx context.Context, r hypervisor.MoveRequest, nodes []string) error {
+	tick := time.NewTicker(backLook)
+	defer tick.Stop()
+	for {
+		var jobs []virt.NodeJob
+		err := a.askNode(ctx, r, func(c virt.Conn) (err error) {
+			jobs, err = c.NodeJobs(string(r.Domain))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(jobs, func(j virt.NodeJob) bool {
+			return slices.ContainsFunc(nodes, func(node string) bool { return strings.HasSuffix(j.ID, "-"+node) })
+		})
+		if i < 0 {
+			return nil
+		}
+		if err := a.askNode(ctx, r, func(c virt.Conn) error { return c.EndNodeJob(string(r.Domain), jobs[i].ID) }); err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ended(ctx, "end the forgotten copy of disk "+string(r.Disk))
+		}
+	}
+}
+
 // closeNodes closes what is left of a target.
 func (a *Adapter) closeNodes(ctx context.Context, r hypervisor.MoveRequest, nodes []string) error {
+	if len(nodes) == 0 {
+		return nil
+	}
+	if err := a.endJobs(ctx, r, nodes); err != nil {
+		return err
+	}
 	for _, node := range nodes {
 		if err := a.askNode(ctx, r, func(c virt.Conn) error { return c.DeleteNode(string(r.Domain), node) }); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"github.com/tenon-storage/tenon/hypervisor"
 	"github.com/tenon-storage/tenon/hypervisor/kvm"
 	"github.com/tenon-storage/tenon/hypervisor/kvm/internal/fake"
+	"github.com/tenon-storage/tenon/hypervisor/kvm/internal/virt"
 	"github.com/tenon-storage/tenon/primitives"
 )
 
@@ -96,6 +97,18 @@ func TestWhatALostSwitchLeftOpenIsClosedByTheNextMove(t *testing.T) {
 		},
 		"StartMove": func(t *testing.T, a *kvm.Adapter, r hypervisor.MoveRequest) error { return a.StartMove(t.Context(), r) },
 	} {
+		t.Run(name+" of a copy that goes on", func(t *testing.T) {
+			inForgotten(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter, r hypervisor.MoveRequest) {
+				l.Forget(onID, "vda")
+				phase(t, a, r, hypervisor.MoveNone)
+				if err := close(t, a, r); err != nil {
+					t.Errorf("%s = %v", name, err)
+				}
+				if _, open := l.Stray(onID, "vda"); open {
+					t.Error("the target is still open")
+				}
+			})
+		})
 		t.Run(name, func(t *testing.T) {
 			inForgotten(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter, r hypervisor.MoveRequest) {
 				l.Home(onID, "vda")
@@ -109,4 +122,19 @@ func TestWhatALostSwitchLeftOpenIsClosedByTheNextMove(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAMergeWhoseSwitchLibvirtForgotIsNotMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newFake(t)
+		a := newAdapter(t, l, kvm.Options{})
+		attach(t, a, "d")
+		if _, err := a.CreateSnapshot(t.Context(), onID, "s"); err != nil {
+			t.Fatal(err)
+		}
+		l.Fail(onID, "BlockJobPivot", virt.Errorf(virt.CodeOperationFailed, "libvirt died"))
+		wantCode(t, "DeleteSnapshot", a.DeleteSnapshot(t.Context(), onID, "s"), primitives.CodeInternal)
+		l.Lose(onID, "vda")
+		wantCode(t, "DeleteSnapshot again", a.DeleteSnapshot(t.Context(), onID, "s"), primitives.CodeConflict)
+	})
 }

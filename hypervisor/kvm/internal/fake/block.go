@@ -104,6 +104,7 @@ func (l *Libvirt) overlay(part libvirtxml.DomainSnapshotDisk, flags virt.Snapsho
 func lay(d *domain, part libvirtxml.DomainSnapshotDisk) {
 	live, _ := diskIn(d.live, part.Name)
 	under := fmt.Sprint(live.Source.File, live.Source.Block)
+	d.index(part.Source)
 	push(live, part)
 	if d.config == nil || d.stubborn {
 		return
