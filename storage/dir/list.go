@@ -102,7 +102,16 @@ func (b *backend) list(ctx context.Context, r primitives.ListRequest) (primitive
 	}
 	defer s.leave()
 	l.s = s
-	return l.page(ctx)
+	if !l.wants(primitives.KindTombstone) {
+		return l.page(ctx)
+	}
+	// A delink or relink moves an object from one folder that is read to another.
+	var p primitives.Page
+	err = s.still(ctx, func() (err error) {
+		p, err = l.page(ctx)
+		return err
+	})
+	return p, err
 }
 
 func (l *listing) wants(k primitives.Kind) bool { return slices.Contains(l.r.Kinds, k) }
@@ -111,7 +120,7 @@ func (l *listing) page(ctx context.Context) (primitives.Page, error) {
 	if err := l.collectTrash(); err != nil {
 		return primitives.Page{}, err
 	}
-	names, err := l.volumes()
+	names, err := l.volumes(ctx)
 	if err != nil {
 		return primitives.Page{}, err
 	}
@@ -151,12 +160,12 @@ func (l *listing) foundBefore(name string) int {
 }
 
 // volumes returns the names that may hold something for the page, in order.
-func (l *listing) volumes() ([]string, error) {
+func (l *listing) volumes(ctx context.Context) ([]string, error) {
 	if !l.r.Of.IsZero() {
 		_, _, err := l.s.lookup(l.r.Of)
 		return []string{l.r.Of.Volume}, err
 	}
-	files, err := l.s.names(volumesDir)
+	files, err := l.files(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -169,6 +178,19 @@ func (l *listing) volumes() ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+func (l *listing) files(ctx context.Context) (files []string, err error) {
+	read := func() error {
+		files, err = l.s.names(volumesDir)
+		return err
+	}
+	if l.wants(primitives.KindTombstone) {
+		err = read() // everything is still already
+	} else {
+		err = l.s.still(ctx, read)
+	}
+	return files, err
 }
 
 // collect adds what one volume's record holds.

@@ -95,6 +95,22 @@ func (t tree) lockWait(ctx context.Context, at int64) (*hold, error) {
 	}
 }
 
+// still runs f while nobody changes a record or moves one: what reads a folder
+// beside the renames of others may miss what is there all the time. Btrfs gives
+// a name that is replaced a new place, and a folder that was opened before ends
+// before that place.
+func (s *session) still(ctx context.Context, f func() error) error {
+	if s.meta.held() {
+		return f()
+	}
+	h, err := s.lockMeta(ctx)
+	if err != nil {
+		return err
+	}
+	defer h.release()
+	return f()
+}
+
 func setUnlock(f *os.File) error {
 	return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK})
 }

@@ -55,23 +55,7 @@ func (b *backend) holders(ctx context.Context) ([]primitives.Holder, error) {
 
 // activeMappings lists those that choose takes, of any host.
 func (s *session) activeMappings(choose func(mapping) bool) ([]mapping, error) {
-	volumes, err := s.names(mappingsDir)
-	if err != nil {
-		return nil, err
-	}
-	var active []mapping
-	for _, v := range volumes {
-		all, err := s.allMappings(primitives.Handle(v))
-		if err != nil {
-			continue // not a folder of ours
-		}
-		for _, m := range all {
-			if m.Active && choose(m) {
-				active = append(active, m)
-			}
-		}
-	}
-	return active, nil
+	return s.everyMapping(func(m mapping) bool { return m.Active && choose(m) })
 }
 
 // mappedPath is where the mapping leads, for people.

@@ -265,23 +265,18 @@ func (f mapper) Mappings(ctx context.Context) ([]primitives.Mapping, error) {
 		return nil, classify(u, err)
 	}
 	defer s.leave()
-	volumes, err := s.names(mappingsDir)
+	var here []mapping
+	err = s.still(ctx, func() error {
+		here, err = s.everyMapping(s.here)
+		return err
+	})
 	if err != nil {
 		return nil, classify(u, err)
 	}
 	var out []primitives.Mapping
-	for _, v := range volumes {
-		all, err := s.allMappings(primitives.Handle(v))
-		if err != nil {
-			continue // not a folder of ours
-		}
-		for _, m := range all {
-			if !s.here(m) {
-				continue
-			}
-			if p, ok := s.observe(m); ok {
-				out = append(out, p)
-			}
+	for _, m := range here {
+		if p, ok := s.observe(m); ok {
+			out = append(out, p)
 		}
 	}
 	return out, nil

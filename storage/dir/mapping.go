@@ -119,6 +119,27 @@ func (s *session) mappingsBeside(volume primitives.Handle, id primitives.Mapping
 	return all, nil
 }
 
+// everyMapping returns the mappings of the device that choose takes, of any host.
+func (s *session) everyMapping(choose func(mapping) bool) ([]mapping, error) {
+	volumes, err := s.names(mappingsDir)
+	if err != nil {
+		return nil, err
+	}
+	var chosen []mapping
+	for _, v := range volumes {
+		all, err := s.allMappings(primitives.Handle(v))
+		if err != nil {
+			continue // not a folder of ours
+		}
+		for _, m := range all {
+			if choose(m) {
+				chosen = append(chosen, m)
+			}
+		}
+	}
+	return chosen, nil
+}
+
 // mappingsOf returns the mappings of the volume itself.
 func (s *session) mappingsOf(volume primitives.Handle) ([]mapping, error) {
 	all, err := s.allMappings(volume)
