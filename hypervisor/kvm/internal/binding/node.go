@@ -69,6 +69,28 @@ func (v *Conn) CompleteNodeJob(domain, job string) error {
 	return v.monitor(domain, "job-complete", map[string]any{"id": job}, nil)
 }
 
+// EndNodeJob gives a job up or, once it has ended, takes away what is left of it,
+// which QEMU keeps for jobs of libvirt's.
+func (v *Conn) EndNodeJob(domain, job string) error {
+	var jobs []struct {
+		ID     string `json:"id"`
+		Status string `json:"status"`
+	}
+	if err := v.monitor(domain, "query-jobs", nil, &jobs); err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		switch {
+		case j.ID != job || j.Status == "aborting" || j.Status == "null":
+		case j.Status == "concluded":
+			return v.monitor(domain, "job-dismiss", map[string]any{"id": job}, nil)
+		default:
+			return v.monitor(domain, "block-job-cancel", map[string]any{"device": job, "force": true}, nil)
+		}
+	}
+	return nil
+}
+
 // DeleteNode closes a node that nothing uses.
 func (v *Conn) DeleteNode(domain, node string) error {
 	return v.monitor(domain, "blockdev-del", map[string]any{"node-name": node}, nil)

@@ -18,6 +18,9 @@ type lost struct {
 	home  bool   // the guest is on the source again, and the target still open
 
 	closing bool // of the target's layers only the lower one is left
+
+	copies string // a copy to the target that QEMU alone knows of; "": none
+	ended  bool   // it was given up, and is to be taken away
 }
 
 // Lose ends a copy that is ready as a libvirt does that dies within the switch:
@@ -111,6 +114,9 @@ func (c *Conn) Nodes(uuid string) (out []virt.Node, err error) {
 func (c *Conn) NodeJobs(uuid string) (out []virt.NodeJob, err error) {
 	err = c.change(uuid, "NodeJobs", func(d *domain) error {
 		for _, s := range d.lost {
+			if s.copies != "" {
+				out = append(out, virt.NodeJob{ID: s.copies})
+			}
 			if s.job != "" {
 				s.looks++
 				out = append(out, virt.NodeJob{ID: s.job, Ready: s.looks > 3})
@@ -148,12 +154,25 @@ func (c *Conn) CompleteNodeJob(uuid, job string) error {
 	})
 }
 
+// EndNodeJob gives up a copy that QEMU alone knows of, and takes it away then.
+func (c *Conn) EndNodeJob(uuid, job string) error {
+	return c.change(uuid, "EndNodeJob", func(d *domain) error {
+		for _, s := range d.lost {
+			if s.copies == job && s.ended {
+				s.copies = ""
+			}
+			s.ended = s.copies == job
+		}
+		return nil
+	})
+}
+
 // DeleteNode closes what is left of a target: the upper layer first.
 func (c *Conn) DeleteNode(uuid, node string) error {
 	return c.change(uuid, "DeleteNode", func(d *domain) error {
 		for target, s := range d.lost {
 			switch {
-			case !s.home:
+			case !s.home || s.copies != "":
 			case node == fmt.Sprintf("libvirt-%d-format", s.to.Index) && !s.closing:
 				s.closing = true
 				return nil
@@ -171,4 +190,13 @@ func (l *Libvirt) Home(uuid, target string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.domains[uuid].lost[target].home = true
+}
+
+// CopyOn has the guest at home while a copy to the target goes on, as after a libvirt
+// that died as it began one.
+func (l *Libvirt) CopyOn(uuid, target string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.domains[uuid].lost[target]
+	s.home, s.copies = true, fmt.Sprintf("copy-%s-libvirt-%d-format", target, s.to.Index)
 }

@@ -77,11 +77,13 @@ type Conn interface {
 	// What follows goes past libvirt to QEMU itself, for where libvirt is wrong about
 	// it. Nodes lists what QEMU has open, NodeJobs its jobs. MirrorNode copies a node
 	// to another one, with the guest's writes going to both; CompleteNodeJob has what
-	// used the first use the second. DeleteNode closes a node that nothing uses.
+	// used the first use the second. EndNodeJob gives a job up, and then takes away
+	// what is left of it; each needs a call. DeleteNode closes a node that nothing uses.
 	Nodes(domain string) ([]Node, error)
 	NodeJobs(domain string) ([]NodeJob, error)
 	MirrorNode(domain, job, from, to string) error
 	CompleteNodeJob(domain, job string) error
+	EndNodeJob(domain, job string) error
 	DeleteNode(domain, node string) error
 
 	// Listen calls handle for every event from now on. handle must be fast. It
