@@ -195,7 +195,7 @@ func (r *Registry) exclusively(ctx context.Context, name string, f func(*storage
 
 func cannotFence(name string) error {
 	return primitives.Errorf(primitives.CodeUnsupported, "the driver of device %s cannot fence it: it cannot keep others on this host away", name).
-		On(primitives.URI{Device: name}).Trying("see that nobody uses it, and override the host: tenonctl maintenance override %s HOST --permission WHO", name)
+		On(primitives.URI{Device: name}).Trying("see that nobody uses it, and override the host: tenonctl maintenance override %s HOST --permission WHO --reason TEXT", name)
 }
 
 // Below tells which device a path on this host lies in: below the folder that

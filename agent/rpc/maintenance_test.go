@@ -191,6 +191,44 @@ func TestAnObjectionBlocksUntilItIsWithdrawn(t *testing.T) {
 	w.untilPhase("fast", inMaintenance)
 }
 
+// Cases: E50, E55, E60
+func TestAnAnswerCountsForItsOwnUseAndEpochOnly(t *testing.T) {
+	w := newWorld(t)
+	w.device("fast")
+	disk := w.attached()
+	s := w.subscribe(&tenonv1.SubscribeRequest_Register{Id: "backup-1", Name: "backup", Device: "fast", Blocking: true})
+	w.prepare("fast", &tenonv1.MaintenanceIntent{Policy: askFirst})
+	n := w.hear(s, "the notice", isNotice).GetNotice()
+	ctx, c := t.Context(), w.maintenances()
+	object := func(use string, epoch uint64) tenonv1.ErrorCode {
+		_, err := c.ObjectUse(ctx, &tenonv1.ObjectUseRequest{UseId: use, Epoch: epoch, Code: "no", Text: "never"})
+		return failure.Of(err).GetCode()
+	}
+	if got := object(disk, n.GetStamp().GetEpoch()-1); got != failedConflict {
+		t.Errorf("an objection of the epoch before = %v, want a conflict", got)
+	}
+	if got := object(n.GetUseId(), 0); got != tenonv1.ErrorCode_ERROR_CODE_DENIED {
+		t.Errorf("an objection in the name of a subscriber = %v, want it denied", got)
+	}
+	_, err := c.ReportUseReady(ctx, &tenonv1.ReportUseReadyRequest{UseId: n.GetUseId(), How: tenonv1.ReadyHow_READY_HOW_CLOSED})
+	if got := failure.Of(err).GetCode(); got != tenonv1.ErrorCode_ERROR_CODE_DENIED {
+		t.Errorf("ready in the name of a subscriber = %v, want it denied", err)
+	}
+	m := w.until("fast", "anything", func(*tenonv1.Maintenance) bool { return true })
+	for _, u := range m.GetUses() {
+		if u.GetState() == tenonv1.UseState_USE_STATE_OBJECTED || u.GetState() == tenonv1.UseState_USE_STATE_READY {
+			t.Errorf("after answers that do not count a use is %v, want it untouched", u)
+		}
+	}
+	w.say(s, sayReady)
+	w.done(tenonv1.NewDiskServiceClient(w.conn).DetachDisk(ctx, &tenonv1.DetachDiskRequest{Domain: "web01", Disk: "fast/vm1"}))
+	w.untilPhase("fast", inMaintenance)
+	w.say(s, sayObject)
+	if f := w.hear(s, "the refusal of a late objection", isRefused).GetRefused().GetFailure(); f.GetCode() != failedConflict {
+		t.Errorf("an objection once it is fenced = %v, want a conflict", f)
+	}
+}
+
 func TestAPlanThatChangedIsRefusedWithTheDifference(t *testing.T) {
 	w := newWorld(t)
 	w.device("fast")

@@ -154,7 +154,12 @@ func (s *session) welcome(ctx context.Context, ended <-chan error) error {
 		s.stale(ctx, manager, term, ended)
 		return primitives.Errorf(primitives.CodeConflict, "manager %s has term %d, and this host follows manager %s of term %d", w.GetManagerId(), w.GetTerm(), manager, term)
 	case w.GetTerm() > term || manager == "":
-		if err := s.link.managed.Enrol(ctx, w.GetManagerId(), w.GetTerm()); err != nil {
+		err := s.link.managed.Enrol(ctx, w.GetManagerId(), w.GetTerm())
+		if errors.Is(err, primitives.CodeConflict) {
+			// What this host managed by itself had that term already.
+			s.stale(ctx, manager, max(term, w.GetTerm()), ended)
+		}
+		if err != nil {
 			return err
 		}
 	}

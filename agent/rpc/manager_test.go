@@ -77,6 +77,7 @@ type agentSide struct {
 	mu      sync.Mutex // guards what follows
 	manager string
 	term    uint64
+	own     uint64 // the term in which it managed itself
 	orders  []protocol.Order
 	taken   chan struct{} // one for each batch of orders
 	first   []protocol.Report
@@ -90,6 +91,9 @@ func newAgentSide(first ...protocol.Report) *agentSide {
 func (a *agentSide) Enrol(_ context.Context, manager string, term uint64) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if term <= a.own {
+		return primitives.Errorf(primitives.CodeConflict, "term %d is not later than %d", term, a.own)
+	}
 	a.manager, a.term = manager, term
 	return nil
 }
@@ -334,6 +338,26 @@ func TestAManagerOfALowerTermIsToldAndNotFollowed(t *testing.T) {
 				t.Errorf("Enrolled = %s, %d; want m2, 8", manager, term)
 			}
 		})
+	}
+}
+
+func TestAManagerOfTheHostsOwnTermIsToldToo(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "m")
+	d, _ := serveDesk(t, socket)
+	a := newAgentSide(protocol.Report{Device: "fast", Seq: 1})
+	a.own = 1
+	dial(t, a, socket)
+	s, _ := d.next(t)
+	s.say(t, welcome("m1", 1))
+	if stale := s.hear(t).GetStale(); stale.GetTerm() != 1 {
+		t.Errorf("answer = %v, want that term 1 is taken", stale)
+	}
+	close(s.end)
+	s, _ = d.next(t)
+	s.say(t, welcome("m1", 2))
+	s.reports(t)
+	if manager, term := a.Enrolled(); manager != "m1" || term != 2 {
+		t.Errorf("Enrolled = %s, %d; want m1, 2", manager, term)
 	}
 }
 
