@@ -392,6 +392,18 @@ func TestAManagerOfALaterTermIsFollowedAndAnEarlierOneIsNot(t *testing.T) {
 	}
 }
 
+func TestAManagerThatMayTakesOverInALaterTerm(t *testing.T) {
+	h := newHouse(t, mockmanager.Options{ID: "mock", Term: 5, TakeOver: true})
+	a := newAgent("host-1", "fast")
+	a.manager, a.term = "another", 9
+	a.run(t, h.Address())
+	h.open("fast", a)
+	if manager, term := a.Enrolled(); manager != "mock" || term != 10 {
+		t.Errorf("Enrolled = %s, %d; want mock, 10", manager, term)
+	}
+	h.maintain("fast", "m-1", a)
+}
+
 // Cases: E12
 func TestAHundredDevicesOfTwoHundredUsesEachAreOrderedAtOnce(t *testing.T) {
 	h := newHouse(t, mockmanager.Options{Tick: time.Second})
