@@ -240,46 +240,8 @@ func (a *Adapter) endJobs(ctx context.Context, r hypervisor.MoveRequest, nodes [
 	}
 }
 
-// endJobs gives up the copies to these nodes that QEMU alone knows of: a libvirt that
-// dies as it begins one does not find it again, and it would copy on. libvirt names a
-// job by the node that it copies to.
-func (a *Adapter) endJobs(ctx context.Context, r hypervisor.MoveRequest, nodes []string) error {
-	tick := time.NewTicker(backLook)
-	defer tick.Stop()
-	for {
-		var jobs []virt.NodeJob
-		err := a.askNode(ctx, r, func(c virt.Conn) (err error) {
-			jobs, err = c.NodeJobs(string(r.Domain))
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		i := slices.IndexFunc(jobs, func(j virt.NodeJob) bool {
-			return slices.ContainsFunc(nodes, func(node string) bool { return strings.HasSuffix(j.ID, "-"+node) })
-		})
-		if i < 0 {
-			return nil
-		}
-		if err := a.askNode(ctx, r, func(c virt.Conn) error { return c.EndNodeJob(string(r.Domain), jobs[i].ID) }); err != nil {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ended(ctx, "end the forgotten copy of disk "+string(r.Disk))
-		}
-	}
-}
-
 // closeNodes closes what is left of a target.
 func (a *Adapter) closeNodes(ctx context.Context, r hypervisor.MoveRequest, nodes []string) error {
-	if len(nodes) == 0 {
-		return nil
-	}
-	if err := a.endJobs(ctx, r, nodes); err != nil {
-		return err
-	}
 	if len(nodes) == 0 {
 		return nil
 	}

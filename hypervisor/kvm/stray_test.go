@@ -99,7 +99,7 @@ func TestWhatALostSwitchLeftOpenIsClosedByTheNextMove(t *testing.T) {
 	} {
 		t.Run(name+" of a copy that goes on", func(t *testing.T) {
 			inForgotten(t, func(t *testing.T, l *fake.Libvirt, a *kvm.Adapter, r hypervisor.MoveRequest) {
-				l.Forget(onID, "vda")
+				l.CopyOn(onID, "vda")
 				phase(t, a, r, hypervisor.MoveNone)
 				if err := close(t, a, r); err != nil {
 					t.Errorf("%s = %v", name, err)
