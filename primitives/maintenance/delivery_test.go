@@ -139,6 +139,20 @@ func TestAMaintenanceWithOtherContentNeedsAHigherRevision(t *testing.T) {
 	s.refused(maintenance.Prepare{Intent: i}, maintenance.Stale)
 }
 
+func TestAChangedPlanIsRefusedAndARepeatIsNot(t *testing.T) {
+	s := newScene(t)
+	i := disconnect("m")
+	i.PlanDigest = "agreed"
+	s.refused(maintenance.Prepare{Intent: i, Plan: "other"}, maintenance.PlanChanged)
+	s.phase(maintenance.InService)
+	s.must(maintenance.Prepare{Intent: i, Plan: "agreed"})
+	epoch := s.m.Epoch
+	s.must(maintenance.Prepare{Intent: i, Plan: "half of it is done"})
+	if s.m.Epoch != epoch {
+		t.Error("a repeat cost an epoch")
+	}
+}
+
 // Cases: E7
 func TestAnOldReportDoesNotCount(t *testing.T) {
 	s := newScene(t)

@@ -72,10 +72,13 @@ func (t *managementTurn) prepare(e Prepare) *Error {
 	if wrong := t.validate(&e.Intent); wrong != nil {
 		return wrong
 	}
+	at := slices.IndexFunc(t.Intents, func(p Planned) bool { return p.Intent.ID == e.Intent.ID })
+	if at >= 0 && reflect.DeepEqual(t.Intents[at].Asked, e.Intent) {
+		return nil // a repeat; the plan changed by its being carried out
+	}
 	if want := e.Intent.PlanDigest; want != "" && e.Plan != "" && want != e.Plan {
 		return &Error{Code: PlanChanged, Text: "the plan is no longer the one that was agreed to", Try: "look at the plan again"}
 	}
-	at := slices.IndexFunc(t.Intents, func(p Planned) bool { return p.Intent.ID == e.Intent.ID })
 	planned := Planned{Intent: e.Intent, Asked: e.Intent, NotBefore: e.Intent.NotBefore, Drain: e.Intent.Drain}
 	before := t.impact()
 	switch {
@@ -85,8 +88,6 @@ func (t *managementTurn) prepare(e Prepare) *Error {
 		return &Error{Code: Stale, Text: "maintenance " + e.Intent.ID + " has a later revision"}
 	case e.Intent.Revision > t.Intents[at].Intent.Revision:
 		t.Intents[at] = planned
-	case reflect.DeepEqual(t.Intents[at].Asked, e.Intent):
-		return nil // a repeat
 	default:
 		return &Error{
 			Code: Conflicting, Text: "maintenance " + e.Intent.ID + " says something else at the same revision",
