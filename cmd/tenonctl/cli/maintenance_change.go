@@ -68,8 +68,8 @@ func (a *app) maintenanceOverride() *cobra.Command {
 		}
 		return wish(ctx, a, client.OverrideMaintenance, request, false, goal{})
 	})
-	cmd.Flags().StringVar(&permission, "permission", "", "`WHO` allowed it")
-	cmd.Flags().StringVar(&reason, "reason", "", "why: `TEXT`")
+	cmd.Flags().StringVar(&permission, "permission", "", "`WHO` allowed it, for the record")
+	cmd.Flags().StringVar(&reason, "reason", "", "a `TEXT` that tells why, for the record")
 	must(cmd.MarkFlagRequired("permission"))
 	must(cmd.MarkFlagRequired("reason"))
 	idFlag(cmd, &id)

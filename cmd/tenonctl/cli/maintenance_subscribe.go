@@ -98,7 +98,7 @@ func (a *app) maintenanceSubscribe() *cobra.Command {
 		return s.run(ctx)
 	})
 	flags := cmd.Flags()
-	flags.StringVar(&f.name, "name", "", "who subscribes, for people: `NAME`")
+	flags.StringVar(&f.name, "name", "", "the subscriber's `NAME`, for people")
 	flags.StringVar(&f.id, "id", "", "the subscription's own `ID`; empty: NAME@DEVICE")
 	flags.BoolVar(&f.blocking, "blocking", false, "let maintenance wait for an answer")
 	flags.BoolVar(&f.leave, "leave", false, "when interrupted, end the subscription for good")
