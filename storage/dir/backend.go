@@ -239,6 +239,12 @@ func (b *backend) Describe(ctx context.Context) (primitives.Description, error) 
 	}
 	defer s.leave()
 	d.Fenced = s.fenced
+	if !s.fenced {
+		if err := s.checkFolders(); err != nil {
+			d.Health, d.HealthNote, d.Caps = primitives.Failed, err.Error(), b.caps(known)
+			return d, nil
+		}
+	}
 	var st unix.Statfs_t
 	if err := bounded(ctx, func() error { return unix.Statfs(s.host("."), &st) }); err != nil {
 		d.Health, d.HealthNote, d.Caps = primitives.Unreachable, err.Error(), b.caps(known)

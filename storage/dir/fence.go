@@ -286,7 +286,7 @@ func (b *backend) unfence(ctx context.Context) error {
 	}
 	defer s.leave()
 	if !s.fenced {
-		return nil
+		return s.checkFolders()
 	}
 	err = s.putBack()
 	if errors.Is(err, fs.ErrExist) {

@@ -5,11 +5,15 @@ package dir
 import (
 	"context"
 	"crypto/rand"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tenon-storage/tenon/primitives"
 )
 
 // filesystem is what the device's file system can do, found by doing it.
@@ -151,6 +155,10 @@ func (b *backend) prepare(ctx context.Context) error {
 func (t tree) checkFolders() error {
 	for _, name := range []string{volumesDir, trashDir, dataDir, mappingsDir, workDir} {
 		info, err := t.root.Lstat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return primitives.Errorf(primitives.CodeFenced, "%s is gone: this is not all of the device", t.host(name)).
+				Trying("bring the folder back; tenon never removes it")
+		}
 		if err != nil {
 			return err
 		}

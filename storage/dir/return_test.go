@@ -73,6 +73,15 @@ func comebacks() map[string]comeback {
 				return func() { must(t, unix.Unmount(at, 0)); back() }
 			},
 		},
+		// Cases: E161
+		"in part": {
+			open: primitives.CodeFenced, health: primitives.Failed, note: "data is gone", closed: true,
+			change: func(t *testing.T, at string) func() {
+				away := filepath.Join(t.TempDir(), "away")
+				run(t, "mv", filepath.Join(at, "data.fenced"), away)
+				return func() { run(t, "mv", away, filepath.Join(at, "data.fenced")) }
+			},
+		},
 		// Cases: E163
 		"without its mount": {
 			open: primitives.CodeUnavailable, health: primitives.Unreachable, note: "not mounted", closed: true,
