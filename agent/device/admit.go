@@ -137,11 +137,11 @@ func removable(tx *journal.Tx, name string) error {
 // take, and what else there is.
 func refused(d maintenance.Door, u primitives.URI) error {
 	u = primitives.URI{Device: u.Device}
-	switch {
-	case d.Gate == maintenance.GateUnknown:
+	switch d.Gate {
+	case maintenance.GateUnknown:
 		return primitives.Errorf(primitives.CodeConflict, "nothing is known of the device's maintenance, so nothing new may use it until its manager sends an order").
 			On(u).By(primitives.Blocker{Kind: "maintenance", Name: "unknown"}).Trying("see: tenonctl maintenance status %s", u.Device)
-	case d.Gate == maintenance.GateFenced:
+	case maintenance.GateFenced:
 		return primitives.Errorf(primitives.CodeFenced, "the device is closed for service by maintenance %s%s", ids(d), eta(d)).
 			On(u).By(blockers(d)...).Trying("%s", instead(d, u))
 	}

@@ -4,6 +4,7 @@ package journal
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"slices"
 	"sync"
@@ -30,8 +31,8 @@ func (t *Tx) sees() int {
 	return t.tx.ID()
 }
 
-// read returns every record of a part, in order of key. The slice is shared with
-// other readers and is not to be changed.
+// read returns every record of a part, in order of key. The slice is shared: it
+// never leaves this package.
 func (c *cache[T]) read(t *Tx, bucket []byte, own changes[T]) ([]T, error) {
 	if len(own) > 0 {
 		return all[T](t, bucket)
@@ -52,6 +53,21 @@ func (c *cache[T]) read(t *Tx, bucket []byte, own changes[T]) ([]T, error) {
 	})
 	c.at, c.list = t.sees(), list
 	return list, err
+}
+
+// each yields the records of a part as one transaction sees them.
+func each[T any](t *Tx, bucket []byte, c *cache[T], own changes[T]) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		list, err := c.read(t, bucket, own)
+		if err != nil {
+			t.fail(err)
+		}
+		for _, v := range list {
+			if !yield(v) {
+				return
+			}
+		}
+	}
 }
 
 // commit takes over what a transaction that is durable now did.

@@ -38,7 +38,7 @@ func TestWhatIsReadIsWhatWasWritten(t *testing.T) {
 		}
 		for _, u := range uses {
 			if same, err := tx.Use(u.ID); err != nil || same != u {
-				return fmt.Errorf("Use(%s) = %+v, %v, but Uses has %+v", u.ID, same, err, u)
+				return fmt.Errorf("Use(%s) = %+v, but Uses has %+v: %w", u.ID, same, u, err)
 			}
 		}
 		for i := 1; i < len(uses); i++ {
@@ -115,4 +115,24 @@ func TestAReadingStaysAsItWas(t *testing.T) {
 		}
 	}
 	writers.Wait()
+}
+
+func TestWhatAReaderDoesToItsSliceHarmsNobody(t *testing.T) {
+	j := open(t, filepath.Join(t.TempDir(), "journal.db"))
+	if err := j.Update(func(tx *journal.Tx) error { return tx.PutUse(journal.Use{ID: "a"}) }); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		err := j.View(func(tx *journal.Tx) error {
+			uses, err := tx.Uses()
+			if len(uses) != 1 || uses[0].ID != "a" {
+				t.Errorf("Uses = %+v, want a", uses)
+			}
+			clear(uses)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -131,8 +133,15 @@ func (t *Tx) PutUse(u Use) error {
 // Use reads a use; CodeNotFound.
 func (t *Tx) Use(id string) (Use, error) { return get[Use](t, bucketUses, "use", id) }
 
-// Uses reads all uses, in order of ID. The slice is not to be changed.
-func (t *Tx) Uses() ([]Use, error) { return t.j.uses.read(t, bucketUses, t.uses) }
+// Uses reads all uses, in order of ID.
+func (t *Tx) Uses() ([]Use, error) {
+	uses, err := t.j.uses.read(t, bucketUses, t.uses)
+	return slices.Clone(uses), err // what is kept is not the caller's to change
+}
+
+// EachUse yields all uses, in order of ID, without copying them. An error ends it
+// and fails the transaction.
+func (t *Tx) EachUse() iter.Seq[Use] { return each(t, bucketUses, &t.j.uses, t.uses) }
 
 // DeleteUse forgets a use; an unknown one is success.
 func (t *Tx) DeleteUse(id string) error {
@@ -177,9 +186,16 @@ func (t *Tx) OperationByRequest(requestID string) (Operation, error) {
 	return t.Operation(string(id))
 }
 
-// Operations reads all operations, oldest first. The slice is not to be changed.
+// Operations reads all operations, oldest first.
 func (t *Tx) Operations() ([]Operation, error) {
-	return t.j.operations.read(t, bucketOperations, t.operations)
+	operations, err := t.j.operations.read(t, bucketOperations, t.operations)
+	return slices.Clone(operations), err
+}
+
+// EachOperation yields all operations, oldest first, without copying them. An
+// error ends it and fails the transaction.
+func (t *Tx) EachOperation() iter.Seq[Operation] {
+	return each(t, bucketOperations, &t.j.operations, t.operations)
 }
 
 // DeleteOperation forgets an operation and its request id.

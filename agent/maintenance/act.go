@@ -231,7 +231,7 @@ func (s *Service) operate(ctx context.Context, d *doing, r operation.Request) (o
 	done, err := s.engine.Wait(ctx, op.ID)
 	if err != nil && ctx.Err() != nil && s.ctx.Err() == nil {
 		if _, err := s.engine.Cancel(s.ctx, op.ID); err != nil {
-			s.log.Warn("operation of a maintenance cannot be taken back any more", "operation", op.ID, "err", err)
+			s.log.WarnContext(ctx, "operation of a maintenance cannot be taken back any more", "operation", op.ID, "err", err)
 		}
 		done, err = s.engine.Wait(s.ctx, op.ID)
 	}

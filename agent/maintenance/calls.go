@@ -156,7 +156,7 @@ func (s *Service) prepare(ctx context.Context, op, _ string, a prepareArgs) erro
 	}
 	plan := ""
 	if a.Intent.PlanDigest != "" {
-		now, err := s.Plan(ctx, PlanRequest{Device: a.Device, Intent: a.Intent})
+		now, err := s.Plan(ctx, PlanRequest(a))
 		if err != nil {
 			return err
 		}

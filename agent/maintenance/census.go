@@ -105,12 +105,8 @@ func count(tx *journal.Tx) (*census, error) {
 		policies: policiesOf(tx), uses: make(map[string][]journal.Use),
 		others: make(map[string][]user), shown: make(map[string][]user),
 	}
-	uses, err := tx.Uses()
-	if err != nil {
-		return nil, err
-	}
 	admitted := make(map[string]bool) // device and operation that has a use of its own there
-	for _, u := range uses {
+	for u := range tx.EachUse() {
 		if u.Dormant {
 			continue
 		}
@@ -119,11 +115,7 @@ func count(tx *journal.Tx) (*census, error) {
 		}
 		c.uses[u.URI.Device] = append(c.uses[u.URI.Device], u)
 	}
-	operations, err := tx.Operations()
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range operations {
+	for o := range tx.EachOperation() {
 		for _, name := range holds(o) {
 			if !admitted[name+"\x00"+o.ID] {
 				c.add(name, working(name, o))

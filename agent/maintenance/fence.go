@@ -57,15 +57,14 @@ func (s *Service) foreigners(ctx context.Context, name string) ([]protocol.Forei
 	var held []journal.Use
 	var stalled bool
 	err := s.journal.View(func(tx *journal.Tx) error {
-		uses, err := tx.Uses()
-		for _, u := range uses {
+		for u := range tx.EachUse() {
 			if u.URI.Device == name && !u.Dormant {
 				held = append(held, u)
 			}
 		}
-		rec, _, err2 := journal.Find[record](tx, journal.Hosts, name)
+		rec, _, err := journal.Find[record](tx, journal.Hosts, name)
 		stalled = rec.Host.Order.Impact == protocol.IOStall
-		return errors.Join(err, err2)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -189,13 +188,13 @@ func (s *Service) verify(ctx context.Context, name string, a protocol.Verify) {
 	s.log.InfoContext(ctx, "returned device looked at", "device", name, "took", time.Since(start), "err", err)
 	_ = s.happened(name, func(t *turn, w *ward) (protocol.HostEvent, error) {
 		e := protocol.Verified{Stamp: a.Stamp, OK: err == nil, Evidence: evidence}
-		if err != nil {
+		if !e.OK {
 			e.Failure = err.Error()
 			return e, nil
 		}
-		uses, err := t.uses(name)
-		e.Uses = uses
-		return e, err
+		var usesErr error
+		e.Uses, usesErr = t.uses(name)
+		return e, usesErr
 	})
 }
 

@@ -202,8 +202,11 @@ func (s *Service) letRest(ctx context.Context, disks []journal.Use) error {
 func (s *Service) slept(name string, u journal.Use) error {
 	return s.happened(name, func(t *turn, w *ward) (protocol.HostEvent, error) {
 		now, err := t.tx.Use(u.ID)
+		if errors.Is(err, primitives.CodeNotFound) {
+			err = nil
+		}
 		if err != nil || now != u || w.rec.Host.Gate == protocol.GateOpen {
-			return nil, nil // it changed meanwhile; the next look tells
+			return nil, err // it changed meanwhile; the next look tells
 		}
 		if err := t.sleep(u.ID); err != nil {
 			return nil, err

@@ -41,7 +41,6 @@ type ward struct {
 	before protocol.HostPhase
 	gate   protocol.Gate  // before
 	phase  protocol.Phase // of the managing half, before
-	clock  time.Time      // from which on time is still to be told
 
 	queue    []func() error
 	todo     []protocol.HostAction
@@ -139,7 +138,7 @@ func (t *turn) ward(name string) (*ward, error) {
 		return nil, err
 	}
 	w := &ward{name: name}
-	found := false
+	var found bool
 	if m := t.s.memories[name]; m != nil && m.record != nil {
 		w.rec, found = m.record.clone(), true
 	} else if w.rec, found, err = journal.Find[record](t.tx, journal.Hosts, name); err != nil {
