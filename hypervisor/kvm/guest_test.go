@@ -208,6 +208,8 @@ func TestOnRealGuests(t *testing.T) {
 	t.Run("ACopyWhoseTargetGoesAwayFailsAndLeavesTheSource", h.lostTarget)
 	// Cases: E114, C3.19
 	t.Run("ACopyThatTheGuestOutrunsConverges", h.outrun)
+	// Cases: E24
+	t.Run("ASwitchThatLibvirtForgotIsTakenBackUnderAGuestThatWrites", h.forgottenSwitches)
 	// Cases: E130
 	t.Run("ATargetThatCannotDoWithoutTheHostsCacheIsRefused", h.uncachedMove)
 	// Cases: E129
