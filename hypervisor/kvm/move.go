@@ -140,7 +140,7 @@ func (a *Adapter) planMove(ctx context.Context, v view, r hypervisor.MoveRequest
 	if err := a.refuseOverlaidMove(ctx, v, r.Disk); err != nil {
 		return false, err
 	}
-	return false, a.closeNodes(ctx, r, p.left)
+	return false, a.closeLeft(ctx, r, p)
 }
 
 // refuseOverlaidMove is refuseOverlaid in the words of a move.

@@ -240,7 +240,7 @@ func (a *Adapter) CancelMove(ctx context.Context, r hypervisor.MoveRequest) erro
 		return err
 	}
 	if p.phase == hypervisor.MoveNone {
-		return a.closeNodes(ctx, r, p.left)
+		return a.closeLeft(ctx, r, p)
 	}
 	p, err = a.endCopy(ctx, r, p, ready.abort)
 	if errors.Is(err, primitives.CodeNotFound) {

@@ -208,10 +208,21 @@ func (a *Adapter) home(ctx context.Context, r hypervisor.MoveRequest, s *stray) 
 	return a.closeNodes(ctx, r, s.targets)
 }
 
-// endJobs gives up the copies to these nodes that QEMU alone knows of: a libvirt that
-// dies as it begins one does not find it again, and it would copy on. libvirt names a
-// job by the node that it copies to.
-func (a *Adapter) endJobs(ctx context.Context, r hypervisor.MoveRequest, nodes []string) error {
+// closeLeft closes what a libvirt that died left open of a target.
+func (a *Adapter) closeLeft(ctx context.Context, r hypervisor.MoveRequest, p place) error {
+	if len(p.left) == 0 {
+		return nil
+	}
+	if err := a.endForgotten(ctx, r, p.live.Target.Dev); err != nil {
+		return err
+	}
+	return a.closeNodes(ctx, r, p.left)
+}
+
+// endForgotten gives up the copies of a disk that QEMU alone knows of: a libvirt that
+// dies as it begins one does not find it again, and it would copy on. libvirt calls a
+// job by what it is, the disk's target and the node that it reads.
+func (a *Adapter) endForgotten(ctx context.Context, r hypervisor.MoveRequest, target string) error {
 	tick := time.NewTicker(backLook)
 	defer tick.Stop()
 	for {
@@ -223,9 +234,7 @@ func (a *Adapter) endJobs(ctx context.Context, r hypervisor.MoveRequest, nodes [
 		if err != nil {
 			return err
 		}
-		i := slices.IndexFunc(jobs, func(j virt.NodeJob) bool {
-			return slices.ContainsFunc(nodes, func(node string) bool { return strings.HasSuffix(j.ID, "-"+node) })
-		})
+		i := slices.IndexFunc(jobs, func(j virt.NodeJob) bool { return strings.HasPrefix(j.ID, "copy-"+target+"-libvirt-") })
 		if i < 0 {
 			return nil
 		}
@@ -242,12 +251,6 @@ func (a *Adapter) endJobs(ctx context.Context, r hypervisor.MoveRequest, nodes [
 
 // closeNodes closes what is left of a target.
 func (a *Adapter) closeNodes(ctx context.Context, r hypervisor.MoveRequest, nodes []string) error {
-	if len(nodes) == 0 {
-		return nil
-	}
-	if err := a.endJobs(ctx, r, nodes); err != nil {
-		return err
-	}
 	for _, node := range nodes {
 		if err := a.askNode(ctx, r, func(c virt.Conn) error { return c.DeleteNode(string(r.Domain), node) }); err != nil {
 			return err

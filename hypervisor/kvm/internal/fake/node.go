@@ -197,6 +197,11 @@ func (l *Libvirt) Home(uuid, target string) {
 func (l *Libvirt) CopyOn(uuid, target string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := l.domains[uuid].lost[target]
-	s.home, s.copies = true, fmt.Sprintf("copy-%s-libvirt-%d-format", target, s.to.Index)
+	d := l.domains[uuid]
+	disk, err := d.disk(target)
+	if err != nil {
+		panic("fake: there is no such disk")
+	}
+	s := d.lost[target]
+	s.home, s.copies = true, fmt.Sprintf("copy-%s-libvirt-%d-format", target, disk.Source.Index)
 }
