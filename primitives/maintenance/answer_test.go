@@ -164,6 +164,19 @@ func TestDataThatWasNotMovedBlocksWhenItWouldBeLost(t *testing.T) {
 	s.phase(maintenance.InMaintenance)
 }
 
+func TestProgressThatComesAfterReadyTakesNothingBack(t *testing.T) {
+	s := newScene(t)
+	a := s.use(0, 3, 2)
+	s.use(1, 3, 2)
+	s.prepare(disconnect("m"))
+	s.run()
+	s.counts(s.answer(a, "u3", maintenance.Ready, nil))
+	s.counts(s.answer(a, "u3", maintenance.Progress, func(e *maintenance.Answered) { e.Percent = 99 }))
+	s.run()
+	s.state(a, "u3", maintenance.UseReady)
+	s.host(0, maintenance.HostDrained)
+}
+
 // Cases: E54
 func TestAnObjectionAfterReadyCounts(t *testing.T) {
 	s := newScene(t)

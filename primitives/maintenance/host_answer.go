@@ -40,6 +40,9 @@ func (t *hostTurn) hear(o *Outcome, e *Answered) {
 			t.reject(e.Use, WrongPhase, "the use objected; withdraw first")
 			return
 		}
+		if o.State == UseReady {
+			return // said before it was ready, and late: who is no longer ready objects
+		}
 		o.ETA, o.Percent, o.Reason = e.ETA, e.Percent, nil
 		o.State = UseAccepted
 		if e.Answer == Progress {
