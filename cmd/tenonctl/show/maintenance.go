@@ -100,7 +100,7 @@ func obstacles(m *tenonv1.Maintenance) []string {
 			all = append(all, oneLine(blocker(b)))
 			continue
 		}
-		text := "use " + u.GetId() + " of " + Short(u.GetSubject())
+		text := "use " + u.GetId() + " of " + used(u)
 		if by := user(u); by != "" {
 			text += " by " + by
 		}
@@ -132,6 +132,19 @@ func strangers(m *tenonv1.Maintenance) []string {
 	return all
 }
 
+// used is what a use uses. Of an operation it is the kind: its own list tells the
+// rest.
+func used(u interface {
+	GetKind() string
+	GetSubject() string
+}) string {
+	if u.GetKind() == "operation" {
+		kind, _, _ := strings.Cut(u.GetSubject(), " ")
+		return or(kind)
+	}
+	return or(oneLine(Short(u.GetSubject())))
+}
+
 // user is who uses, with the disk where the use's id does not say it.
 func user(u interface {
 	GetId() string
@@ -149,7 +162,7 @@ func user(u interface {
 func uses(m *tenonv1.Maintenance) *table {
 	t := &table{header: []string{"USE", "OF", "BY", "STATE", ">DONE", ">ETA", "NOTE"}}
 	for _, u := range m.GetUses() {
-		t.add(u.GetId(), or(Short(u.GetSubject())), or(user(u)), answer(m, u),
+		t.add(u.GetId(), used(u), or(user(u)), answer(m, u),
 			done(u), span(u.GetEta()), or(note(u)))
 	}
 	return t
@@ -315,7 +328,7 @@ func Plan(p *tenonv1.MaintenancePlan) string {
 		if u.GetTarget() != "" {
 			action += " to " + u.GetTarget()
 		}
-		t.add(u.GetId(), or(Short(u.GetSubject())), or(user(u)), or(action), bytes, span(u.GetDuration()))
+		t.add(u.GetId(), used(u), or(user(u)), or(action), bytes, span(u.GetDuration()))
 		for _, b := range u.GetBlockers() {
 			fmt.Fprintf(&notes, "%s: blocked by %s\n", u.GetId(), oneLine(blocker(b)))
 		}

@@ -38,6 +38,14 @@ var blockedDevice = &tenonv1.Maintenance{
 			Id: "disk-d-77aa01bc", Kind: "disk", Subject: "tenon://fast/db", Domain: "db", Disk: "sda", State: tenonv1.UseState_USE_STATE_OBJECTED,
 			Reason: &tenonv1.UseReason{Code: "backup-running", Text: "the nightly backup runs", Retryable: true, RetryIn: durationpb.New(30 * time.Minute)},
 		},
+		{
+			Id: "operation-0660e273c77539-fzotfyg2", Kind: "operation", Subject: "disk.move 6f2c0f3a-0000-4000-8000-000000000001 d-4f6k2m9p",
+			State: tenonv1.UseState_USE_STATE_ACCEPTED,
+		},
+		{
+			Id: "copy-019ab1c2", Kind: "transfer", Subject: "tenon://fast/a-volume-with-a-name-that-is-longer-than-most@nightly",
+			Domain: "a-domain-of-a-long-name", State: tenonv1.UseState_USE_STATE_NOTIFIED,
+		},
 		{Id: "sub-backup@fast", Kind: "subscriber", Subject: "backup", State: tenonv1.UseState_USE_STATE_READY, How: tenonv1.ReadyHow_READY_HOW_CLOSED},
 	},
 	ForeignUses: []*tenonv1.ForeignUse{{Name: "qemu-img (pid 812)", Pid: 812, Path: "/srv/fast/volumes/x"}},

@@ -54,6 +54,9 @@ func tally(m *tenonv1.Maintenance) string {
 const (
 	longBar, shortBar = 20, 10
 	wideTerminal      = 100
+	// longName is the length to which names of users are cut, and those of what
+	// they use beyond the bar's length.
+	longName = 12
 )
 
 // MaintenanceFrame is a device on a terminal: a line for it, and one with a bar
@@ -70,7 +73,7 @@ func (s Style) MaintenanceFrame(m *tenonv1.Maintenance, now time.Time, width, he
 	}
 	t := table{header: []string{"USE", "BY", "STATE", "", ">DONE", ">ETA", "NOTE"}}
 	for _, u := range m.GetUses() {
-		t.add(or(Short(u.GetSubject())), or(user(u)), answer(m, u), bar(u, length), done(u), span(u.GetEta()), note(u))
+		t.add(cut(used(u), length+longName), cut(or(user(u)), longName), answer(m, u), bar(u, length), done(u), span(u.GetEta()), note(u))
 	}
 	if len(t.rows) > 0 {
 		lines = append(lines, strings.Split(strings.TrimSuffix(t.String(), "\n"), "\n")...)
