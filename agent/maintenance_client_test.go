@@ -4,7 +4,9 @@ package agent_test
 
 import (
 	"errors"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -264,6 +266,77 @@ func TestADeadlineThatPassesBlocksAndCanBeExtended(t *testing.T) {
 	}
 	h.run(attach.KindDetach, attach.DetachArgs{Domain: "guest", Disk: h.disk("one/a")})
 	h.until("one", "in maintenance", phase(protocol.InMaintenance))
+}
+
+func TestAnObjectionForAWhileWithdrawsItself(t *testing.T) {
+	h := boot(t, newWorld(t), -1)
+	defer h.bury()
+	oneVolume(h)
+	h.attach("one/a")
+	h.prepare("one", protocol.Intent{ID: "m1", Policy: asking()})
+	err := h.upkeep.Object(t.Context(), maintenance.ObjectRequest{Use: h.useOf("one/a"), Code: "busy", Until: 300 * time.Millisecond})
+	good(t, "Object", err)
+	h.until("one", "blocked", phase(protocol.Blocked))
+	h.until("one", "preparing again", phase(protocol.Preparing))
+}
+
+// TestADeviceFoundFencedIsVerifiedWhenItIsAddedAnew: the journal was lost while
+// the device was in maintenance.
+//
+// Cases: E28
+func TestADeviceFoundFencedIsVerifiedWhenItIsAddedAnew(t *testing.T) {
+	w := newWorld(t)
+	h := boot(t, w, -1)
+	oneVolume(h)
+	h.prepare("one", protocol.Intent{ID: "m1"})
+	h.until("one", "in maintenance", phase(protocol.InMaintenance))
+	h.bury()
+	remove(t, filepath.Join(w.folder, "state", "journal.db"))
+	h = boot(t, w, -1)
+	defer h.bury()
+	h.addMem("one", "one", nil)
+	h.until("one", "open", func(m maintenance.Maintenance) bool {
+		return m.Gate == protocol.GateOpen && m.Phase == protocol.InService
+	})
+	h.content("one/a", 1)
+}
+
+// TestOneGuestWithDisksOnTwoDevicesInMaintenance is shut down once and started
+// once, when the last of them is back.
+//
+// Cases: E88
+func TestOneGuestWithDisksOnTwoDevicesInMaintenance(t *testing.T) {
+	h := boot(t, newWorld(t), -1)
+	defer h.bury()
+	oneVolume(h)
+	h.addMem("two", "two", nil)
+	h.create("two/b", 2)
+	h.attach("one/a")
+	h.attach("two/b")
+	var starts atomic.Int32
+	h.w.host.Hook(func(moment string) {
+		if moment == "after start" {
+			starts.Add(1)
+		}
+	})
+	defer h.w.host.Hook(nil)
+	down := protocol.Policy{{Action: protocol.Shutdown, Restart: true}}
+	h.prepare("one", protocol.Intent{ID: "m1", Policy: down})
+	h.prepare("two", protocol.Intent{ID: "m2", Policy: down})
+	h.until("one", "in maintenance", phase(protocol.InMaintenance))
+	h.until("two", "in maintenance", phase(protocol.InMaintenance))
+	h.end("one")
+	h.idle("one")
+	if starts.Load() != 0 {
+		t.Error("the guest was started while its other disk is in maintenance")
+	}
+	h.end("two")
+	h.idle("two")
+	if starts.Load() != 1 {
+		t.Errorf("the guest was started %d times, want once", starts.Load())
+	}
+	h.guestReads(h.disk("one/a"), 1)
+	h.guestReads(h.disk("two/b"), 2)
 }
 
 // Cases: E79, E84

@@ -5,6 +5,8 @@ package maintenance
 import (
 	"context"
 	"errors"
+	"strings"
+	"time"
 
 	"github.com/tenon-storage/tenon/primitives"
 	protocol "github.com/tenon-storage/tenon/primitives/maintenance"
@@ -69,6 +71,7 @@ func (s *Service) answered(op, use string, epoch uint64, e protocol.Answered) er
 		}
 		step := func() error {
 			t.host(w, e)
+			w.limit(use, e, t.now)
 			return errors.Join(t.run(w), w.refused(use))
 		}
 		if op == "" {
@@ -82,6 +85,19 @@ func (s *Service) answered(op, use string, epoch uint64, e protocol.Answered) er
 		s.mu.Unlock()
 	}
 	return err
+}
+
+// limit notes until when an objection stands, where it does not for ever. A
+// client that holds a subscription withdraws for itself.
+func (w *ward) limit(use string, e protocol.Answered, now time.Time) {
+	delete(w.rec.Until, use)
+	if e.Answer != protocol.Object || e.Reason.RetryIn <= 0 || strings.HasPrefix(e.By, ownerOf("")) {
+		return
+	}
+	if w.rec.Until == nil {
+		w.rec.Until = make(map[string]time.Time)
+	}
+	w.rec.Until[use] = now.Add(e.Reason.RetryIn)
 }
 
 // refused returns why a use's answer did not count; nil: it did.

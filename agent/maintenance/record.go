@@ -25,6 +25,8 @@ type record struct {
 	Applied []string `json:",omitempty"`
 	// Acts are what is being done about uses, written before it is begun.
 	Acts map[string]act `json:",omitempty"`
+	// Until are the objections, by use, that withdraw themselves, and when.
+	Until map[string]time.Time `json:",omitempty"`
 	// Deeds are what was done about uses, by use, until it was undone.
 	Deeds map[string]deed `json:",omitempty"`
 }
@@ -59,7 +61,7 @@ type deed struct {
 func (r *record) clone() record {
 	c := *r
 	c.Host.Outcomes, c.Host.Foreign, c.Host.Owed = slices.Clone(r.Host.Outcomes), slices.Clone(r.Host.Foreign), slices.Clone(r.Host.Owed)
-	c.Applied, c.Acts, c.Deeds = slices.Clone(r.Applied), maps.Clone(r.Acts), maps.Clone(r.Deeds)
+	c.Applied, c.Acts, c.Deeds, c.Until = slices.Clone(r.Applied), maps.Clone(r.Acts), maps.Clone(r.Deeds), maps.Clone(r.Until)
 	return c
 }
 

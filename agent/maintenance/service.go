@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -201,8 +202,20 @@ func (s *Service) Added(tx *journal.Tx, d journal.Device, fenced bool) error {
 	return t.write()
 }
 
-// resume has done what a device's host half still wants.
+// resume has done what a new device's host half still wants, once the device can
+// be reached.
 func (s *Service) resume(name string) {
+	ctx, cancel := context.WithTimeout(s.ctx, lookTime)
+	defer cancel()
+	ticker := time.NewTicker(min(s.options.Tick, 100*time.Millisecond))
+	defer ticker.Stop()
+	for !slices.Contains(s.devices.Names(), name) {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return // it was taken back, or the next start resumes it
+		}
+	}
 	_, err := s.update(func(t *turn) error {
 		w, err := t.ward(name)
 		if err == nil {

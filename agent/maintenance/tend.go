@@ -128,6 +128,14 @@ func (t *turn) notice(w *ward) error {
 			t.host(w, protocol.Answered{Use: u.ID, Stamp: h.Order.Stamp, Boot: h.Boot, Answer: protocol.Progress})
 		}
 	}
+	for use, until := range w.rec.Until {
+		if o, told := h.Outcome(use); told && o.State == protocol.UseObjected && t.now.Before(until) {
+			continue
+		} else if told && o.State == protocol.UseObjected {
+			t.host(w, protocol.Answered{Use: use, Stamp: h.Order.Stamp, Boot: h.Boot, Answer: protocol.Withdraw})
+		}
+		delete(w.rec.Until, use)
+	}
 	for _, o := range h.Outcomes {
 		if !o.Residue && !here[o.ID] && !o.Acting {
 			t.host(w, protocol.Gone{Use: o.ID})
