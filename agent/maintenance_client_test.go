@@ -399,3 +399,65 @@ func TestARepeatedRequestGivesTheSameAnswerWhateverTheGateSaysNow(t *testing.T) 
 		t.Errorf("Prepare of something else with the same request id = %v, want conflict", err)
 	}
 }
+
+// Cases: E50, E54, E55
+func TestAnAnswerCountsForItsEpochAndUntilTheFence(t *testing.T) {
+	h := boot(t, newWorld(t), -1)
+	defer h.bury()
+	oneVolume(h)
+	sub, other := h.subscribe("b1", "one"), h.subscribe("b2", "one")
+	m := h.prepare("one", protocol.Intent{ID: "m1"})
+	n := h.told(sub)
+	h.told(other)
+	old := maintenance.ObjectRequest{Use: n.Use, Code: "late", Epoch: m.Stamp.Epoch - 1}
+	if err := h.upkeep.Object(t.Context(), old); !errors.Is(err, primitives.CodeDenied) && !errors.Is(err, primitives.CodeConflict) {
+		t.Errorf("Object to an earlier epoch = %v, want it not counted", err)
+	}
+	good(t, "Ready", sub.Ready(t.Context(), protocol.Closed, ""))
+	good(t, "Object after Ready", sub.Object(t.Context(), protocol.Reason{Code: "again", Text: "it was opened again"}))
+	h.until("one", "blocked", phase(protocol.Blocked))
+	good(t, "Withdraw", sub.Withdraw(t.Context()))
+	good(t, "Ready again", sub.Ready(t.Context(), protocol.Closed, ""))
+	good(t, "Ready of the other", other.Ready(t.Context(), protocol.Closed, ""))
+	h.until("one", "in maintenance", phase(protocol.InMaintenance))
+	if err := sub.Object(t.Context(), protocol.Reason{Code: "late"}); !errors.Is(err, primitives.CodeConflict) {
+		t.Errorf("Object once it is fenced = %v, want conflict", err)
+	}
+}
+
+// TestAGateThatClosesBesideAnAttachSeesItOrRefusesIt races the two many times: an
+// attach that was admitted is a use that the maintenance waits for.
+//
+// Cases: E21, E75, E77
+func TestAGateThatClosesBesideAnAttachSeesItOrRefusesIt(t *testing.T) {
+	h := boot(t, newWorld(t), -1)
+	defer h.bury()
+	oneVolume(h)
+	admitted, refused := 0, 0
+	for i := range 12 {
+		attached := make(chan error, 1)
+		go func() { attached <- h.tries(attach.KindAttach, attach.AttachArgs{URI: uri("one/a"), Domain: "guest"}) }()
+		m, err := h.upkeep.Prepare(t.Context(), maintenance.PrepareRequest{Device: "one", Intent: protocol.Intent{Policy: asking()}})
+		good(t, "Prepare", err)
+		if err = <-attached; err != nil {
+			refused++
+			if primitives.CodeOf(err) != primitives.CodeConflict && primitives.CodeOf(err) != primitives.CodeFenced {
+				t.Errorf("round %d: attach = %v, want it refused for maintenance %s", i, err, m.Intents[0].ID)
+			}
+			h.until("one", "in maintenance", phase(protocol.InMaintenance))
+			h.end("one")
+			continue
+		}
+		admitted++
+		m = h.until("one", "waiting for the disk", func(m maintenance.Maintenance) bool { return len(m.Uses) == 1 && m.Uses[0].Kind == "disk" })
+		if m.Phase == protocol.InMaintenance || m.Uses[0].Admitted.Compare(m.Stamp) >= 0 {
+			t.Errorf("round %d: a use admitted at %v beside an order of %v: %+v", i, m.Uses[0].Admitted, m.Stamp, m)
+		}
+		_, err = h.upkeep.Cancel(t.Context(), maintenance.EndRequest{Device: "one"})
+		good(t, "Cancel", err)
+		h.until("one", "in service", phase(protocol.InService))
+		h.run(attach.KindDetach, attach.DetachArgs{Domain: "guest", Disk: h.disk("one/a")})
+	}
+	t.Logf("%d attaches were admitted, %d refused", admitted, refused)
+	h.sound(0)
+}

@@ -138,6 +138,7 @@ func maintainAndDie(t *testing.T, n int) (finished bool) {
 		m, err := h.upkeep.Get(t.Context(), "one")
 		t.Fatalf("in its second life it stays at %q: %+v, %v", stages[at+rest].name, m, err)
 	}
+	h.settled()
 	h.on("one/a", 3)
 	h.diskCount(1)
 	h.content("one/b", 4)
