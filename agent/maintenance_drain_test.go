@@ -77,6 +77,9 @@ func TestOneDiskMovesAndOneObjects(t *testing.T) {
 	h.end("one")
 	h.idle("one")
 	h.on("one/a", 13) // the guest wrote while it was away
+	if m := h.upkeep.Metrics(); m.Moved != 1 || m.MovedBytes == 0 || m.Objections["busy"] != 1 || m.Return.Sum <= 0 || len(m.Devices) != 2 {
+		t.Errorf("metrics = %+v, want one move, one objection, one return of two devices", m)
+	}
 }
 
 // Cases: E75, E77, E88
@@ -111,6 +114,9 @@ func TestAClosedGateRefusesWhatIsNewAndLetsLeave(t *testing.T) {
 		if e, ok := errors.AsType[*primitives.Error](err); ok && !strings.Contains(e.Try, "two") {
 			t.Errorf("%s: advice %q does not name the other device", what, e.Try)
 		}
+	}
+	if got := h.upkeep.Metrics().Refused; got < 8 {
+		t.Errorf("metrics count %d refusals, want at least 8", got)
 	}
 	_, err := h.volumes.Read(t.Context(), uri("one/rest"))
 	h.refuses("read", err, primitives.CodeConflict, "m1")

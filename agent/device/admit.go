@@ -85,6 +85,7 @@ func Leave(tx *journal.Tx, name string) error {
 	}
 	door, err := tx.Door(name)
 	if err == nil && door.Gate == maintenance.GateFenced {
+		tx.Refused()
 		err = refused(door, primitives.URI{Device: name})
 	}
 	return err
@@ -102,6 +103,7 @@ func Ask(tx *journal.Tx, u primitives.URI, use string) (maintenance.Admission, e
 	}
 	a, refusal := door.Admit(use, Subject(u))
 	if refusal != nil {
+		tx.Refused()
 		return a, refused(door, u)
 	}
 	return a, nil

@@ -83,6 +83,7 @@ type Journal struct {
 	meta   meta
 
 	commits    atomic.Uint64
+	refusals   atomic.Uint64
 	uses       cache[Use]
 	operations cache[Operation]
 }

@@ -87,6 +87,13 @@ func (t *Tx) Door(device string) (maintenance.Door, error) {
 	return d, err
 }
 
+// Refused counts that a door refused somebody, which leaves nothing else behind:
+// what was begun in the transaction is given up.
+func (t *Tx) Refused() { t.j.refusals.Add(1) }
+
+// Refusals tells how often doors refused somebody since Open.
+func (j *Journal) Refusals() uint64 { return j.refusals.Load() }
+
 // DeleteDoor forgets the gate of a device; an unknown one is success.
 func (t *Tx) DeleteDoor(device string) error { return t.tx.Bucket(bucketDoors).Delete([]byte(device)) }
 

@@ -64,6 +64,12 @@ func (s *Service) act(ctx context.Context, name string, a protocol.ActOn, d *doi
 		return // it goes on at the next start
 	}
 	s.log.InfoContext(ctx, "step of a maintenance ended", "device", name, "use", a.Use, "action", a.Step.Action, "how", how, "err", err)
+	if err == nil && how == protocol.Moved {
+		s.mu.Lock()
+		s.metrics.Moved++
+		s.metrics.MovedBytes += uint64(max(d.act.Bytes, 0))
+		s.mu.Unlock()
+	}
 	s.tellEnd(name, a, how, evidence, err)
 }
 

@@ -20,6 +20,7 @@ type Metrics struct {
 	Return          Histogram         // seconds from being told to open to open
 	Objections      map[string]uint64 // by code
 	Forced          uint64
+	Refused         uint64 // uses, operations and domains that a gate turned away
 	StaleAnswers    uint64
 	DuplicateOrders uint64
 	StaleOrders     uint64
@@ -80,7 +81,7 @@ func (s *Service) Metrics() Metrics {
 		m = s.metrics.Metrics
 		m.Respond, m.Drain, m.Fence, m.Return = m.Respond.clone(), m.Drain.clone(), m.Fence.clone(), m.Return.clone()
 		m.Objections = maps.Clone(m.Objections)
-		m.Devices = nil
+		m.Devices, m.Refused = nil, s.journal.Refusals()
 		devices, err := t.tx.Devices()
 		if err != nil {
 			return err
