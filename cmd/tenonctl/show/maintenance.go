@@ -132,12 +132,18 @@ func strangers(m *tenonv1.Maintenance) []string {
 	return all
 }
 
-// used is what a use uses. Of an operation it is the kind: its own list tells the
-// rest.
-func used(u interface {
+// use is a use as it is planned or under way.
+type use interface {
+	GetId() string
 	GetKind() string
 	GetSubject() string
-}) string {
+	GetDomain() string
+	GetDisk() string
+}
+
+// used is what a use uses. Of an operation it is the kind: its own list tells the
+// rest.
+func used(u use) string {
 	if u.GetKind() == "operation" {
 		kind, _, _ := strings.Cut(u.GetSubject(), " ")
 		return or(kind)
@@ -146,12 +152,7 @@ func used(u interface {
 }
 
 // user is who uses, with the disk where the use's id does not say it.
-func user(u interface {
-	GetId() string
-	GetDomain() string
-	GetDisk() string
-},
-) string {
+func user(u use) string {
 	if strings.Contains(u.GetId(), u.GetDisk()) {
 		return u.GetDomain()
 	}
