@@ -40,6 +40,7 @@ type host struct {
 	on    guest.Domain
 	off   guest.Domain
 	conn  *libvirt.Connect // beside the adapter's, for what the contract has no word for
+	first *kvm.Adapter     // for what needs none of its own: libvirt takes some thirty connections of this kind in the life of a process
 	shell *guest.Shell
 }
 
@@ -70,9 +71,9 @@ func newHost(t *testing.T) *host {
 			t.Fatal(err)
 		}
 	}
-	first := h.open(t) // starts libvirt in this process, its event loop, and the guest
-	t.Cleanup(func() { first.Close() })
-	if _, err := first.Domains(t.Context()); err != nil {
+	h.first = h.open(t) // starts libvirt in this process, its event loop, and the guest
+	t.Cleanup(func() { h.first.Close() })
+	if _, err := h.first.Domains(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	h.conn, err = libvirt.NewConnect(root.URI())
@@ -88,7 +89,7 @@ func newHost(t *testing.T) *host {
 		t.Fatalf("%v\nthe console says:\n%s", err, console)
 	}
 	t.Cleanup(func() { h.shell.Close() })
-	h.awaitAgent(t, first)
+	h.awaitAgent(t, h.first)
 	return h
 }
 

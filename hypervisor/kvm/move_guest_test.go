@@ -154,8 +154,7 @@ func sumOf(t *testing.T, path string) string {
 // writingMoves moves three disks of one domain at once, there and back, while the
 // guest writes to one of them and reads back what it wrote.
 func (h *host) writingMoves(t *testing.T) {
-	a := h.open(t)
-	t.Cleanup(func() { a.Close() })
+	a := h.first
 	var moves []hypervisor.MoveRequest
 	for _, id := range []hypervisor.DiskID{"moves-written", "moves-still", "moves-too"} {
 		r := hypervisor.MoveRequest{Domain: onID, Disk: id, From: rawFile(t, string(id)+"-A", 16<<20), To: rawFile(t, string(id)+"-B", 16<<20), ToIsZero: true}
@@ -215,8 +214,7 @@ func (h *host) writingMoves(t *testing.T) {
 
 // fullTarget moves a disk to where there is no room for it.
 func (h *host) fullTarget(t *testing.T) {
-	a := h.open(t)
-	t.Cleanup(func() { a.Close() })
+	a := h.first
 	small := t.TempDir()
 	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=4m"); err != nil {
 		t.Fatal(err)
@@ -260,8 +258,7 @@ func (h *host) writes(t *testing.T, id hypervisor.DiskID) {
 
 // lostTarget takes the target away from a copy.
 func (h *host) lostTarget(t *testing.T) {
-	a := h.open(t)
-	t.Cleanup(func() { a.Close() })
+	a := h.first
 	socket := filepath.Join(h.shortDir(t), "s")
 	server := serveNBD(t, rawFile(t, "nbd.img", 16<<20).File.Path, socket, "e")
 	to := nbdMapping(primitives.NetworkMap{Export: "e", Socket: socket})
@@ -288,8 +285,7 @@ func (h *host) lostTarget(t *testing.T) {
 
 // outrun copies slower than the guest writes, until the writes wait.
 func (h *host) outrun(t *testing.T) {
-	a := h.open(t)
-	t.Cleanup(func() { a.Close() })
+	a := h.first
 	r := hypervisor.MoveRequest{
 		Domain: onID, Disk: "moves-outrun", From: rawFile(t, "from.img", 4<<20), To: rawFile(t, "to.img", 4<<20), ToIsZero: true,
 		Bandwidth: 512 << 10,
@@ -320,8 +316,7 @@ func (h *host) outrun(t *testing.T) {
 
 // thinMoves moves a disk of few bytes and sees how much room the target takes.
 func (h *host) thinMoves(t *testing.T) {
-	a := h.open(t)
-	t.Cleanup(func() { a.Close() })
+	a := h.first
 	const size, data = 64 << 20, 1 << 20
 	for i, c := range []struct {
 		name    string
@@ -362,8 +357,7 @@ func (h *host) thinMoves(t *testing.T) {
 // uncachedMove moves a disk that goes past the host's cache to a file system that
 // has nothing else.
 func (h *host) uncachedMove(t *testing.T) {
-	a := h.open(t)
-	t.Cleanup(func() { a.Close() })
+	a := h.first
 	dir := t.TempDir()
 	if err := unix.Mount("ramfs", dir, "ramfs", 0, ""); err != nil {
 		t.Fatal(err)

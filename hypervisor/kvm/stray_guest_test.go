@@ -39,8 +39,7 @@ func (h *host) forgottenSwitches(t *testing.T) {
 }
 
 func (h *host) forgottenSwitch(t *testing.T, r hypervisor.MoveRequest) {
-	a := h.open(t)
-	t.Cleanup(func() { a.Close() })
+	a := h.first
 	h.movable(t, a, r.Disk, r.From)
 	h.writes(t, r.Disk)
 	if err := a.StartMove(t.Context(), r); err != nil {
