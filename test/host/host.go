@@ -262,6 +262,9 @@ func (t *Tenond) Socket() string { return filepath.Join(t.Dir, "run/tenond.sock"
 // Pid is the running daemon's.
 func (t *Tenond) Pid() int { return t.process.Pid() }
 
+// Done is closed when the daemon that was started last has ended.
+func (t *Tenond) Done() <-chan struct{} { return t.process.Done() }
+
 // Start starts the daemon and returns once it serves, with how long that took.
 func (t *Tenond) Start(ctx context.Context) (time.Duration, error) {
 	log, err := os.OpenFile(filepath.Join(t.Dir, "tenond.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
