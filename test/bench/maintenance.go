@@ -139,7 +139,7 @@ func benchBurst(ctx context.Context, b *bench) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
+	b.undo = append(b.undo, func(context.Context) error { return w.close() })
 	if err := w.service.Enrol(ctx, "bench", 2); err != nil {
 		return nil, err
 	}
@@ -225,7 +225,7 @@ func benchGate(b *bench) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
+	b.undo = append(b.undo, func(context.Context) error { return w.close() })
 	var gated, plain []time.Duration
 	var commits uint64
 	for i := range 20 * runs {

@@ -295,11 +295,11 @@ func (w *world) await(what string, holds func(status) bool) {
 	var failed error
 	err := w.poll(what, func() (bool, error) {
 		var s status
-		if failed = w.tenond.RunJSON(w.t.Context(), &s, "maintenance", "status", serviced); failed != nil {
-			return false, nil
+		failed = w.tenond.RunJSON(w.t.Context(), &s, "maintenance", "status", serviced)
+		if failed == nil {
+			last = s
 		}
-		last = s
-		return holds(s), nil
+		return failed == nil && holds(s), nil
 	})
 	if err != nil {
 		w.t.Fatalf("%v; the device is %+v; the last answer's error is %v; disks: %+v", err, last, failed, w.disks("mover"))
