@@ -133,7 +133,7 @@ func (s *Service) actNow(ctx context.Context, name string, a protocol.ActOn, d *
 		return "", "", err
 	}
 	if written == nil {
-		if written, err = s.arrange(ctx, name, a); err != nil {
+		if written, err = s.arrangeOnceSeen(ctx, name, a); err != nil {
 			return "", "", err
 		}
 	}
@@ -142,7 +142,7 @@ func (s *Service) actNow(ctx context.Context, name string, a protocol.ActOn, d *
 	s.mu.Unlock()
 	switch a.Step.Action {
 	case protocol.Move:
-		return s.actMove(ctx, name, a, d)
+		return s.actMoves(ctx, name, a, d)
 	case protocol.Detach:
 		return s.actDetach(ctx, name, a, d)
 	case protocol.Pause:
@@ -190,9 +190,11 @@ func (s *Service) arrange(ctx context.Context, name string, a protocol.ActOn) (*
 		return s.write(name, a, act{Index: a.Index, Stamp: a.Stamp, Action: a.Step.Action, Domain: f.Use.Domain, Disk: f.Use.Disk, From: f.URI})
 	}
 	to, by := x.feasible(a.Step, f, x.Targets)
+	if len(by) > 0 && (!f.Known || s.opening()) {
+		return nil, primitives.Errorf(primitives.CodeUnavailable, "%s is not possible yet", a.Step.Action).By(by...)
+	}
 	if len(by) > 0 {
-		err := primitives.Errorf(primitives.CodeUnsupported, "%s is not possible", a.Step.Action).By(by...)
-		return nil, err
+		return nil, primitives.Errorf(primitives.CodeUnsupported, "%s is not possible", a.Step.Action).By(by...)
 	}
 	w := act{Index: a.Index, Stamp: a.Stamp, Action: a.Step.Action, Domain: f.Use.Domain, Disk: f.Use.Disk, From: f.URI, Bytes: f.Bytes}
 	if to != "" {
@@ -222,7 +224,11 @@ func (s *Service) write(name string, a protocol.ActOn, x act) (*act, error) {
 // requestID is the same for the same step, so that after a crash its operation
 // is found again.
 func requestID(name, use string, x act) string {
-	return fmt.Sprintf("maintenance/%s/%d.%d/%s/%d", name, x.Stamp.Term, x.Stamp.Epoch, use, x.Index)
+	id := fmt.Sprintf("maintenance/%s/%d.%d/%s/%d", name, x.Stamp.Term, x.Stamp.Epoch, use, x.Index)
+	if x.Try > 0 {
+		id += fmt.Sprintf("~%d", x.Try)
+	}
+	return id
 }
 
 // operate runs an operation to its end, and takes it back when ctx ends.

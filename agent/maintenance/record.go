@@ -41,6 +41,7 @@ type act struct {
 	From   primitives.URI
 	To     primitives.URI // Move
 	Bytes  int64          // Move: that the target has to have room for
+	Try    int            `json:",omitempty"` // Move: how often it was begun anew
 }
 
 // deed is what maintenance did to a use, as far as it is to be undone.
