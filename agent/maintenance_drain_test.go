@@ -4,6 +4,7 @@ package agent_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -212,6 +213,37 @@ func TestADomainDeletedMeanwhileKeepsNothingWaiting(t *testing.T) {
 	h.w.host.Remove(h.w.domain)
 	h.end("one")
 	h.idle("one")
+	h.content("one/a", 1)
+}
+
+// Cases: E168
+func TestADomainWithoutItsRootDiskIsLeftOffAndOnRecord(t *testing.T) {
+	h := boot(t, newWorld(t), -1)
+	defer h.bury()
+	oneVolume(h)
+	h.attach("one/a")
+	h.prepare("one", protocol.Intent{ID: "m1", Policy: protocol.Policy{{Action: protocol.Shutdown, Restart: true}}})
+	h.until("one", "in maintenance", phase(protocol.InMaintenance))
+	const gone = "its root disk is gone"
+	h.w.host.CheckImages(func(string) error { return errors.New(gone) })
+	h.end("one")
+	h.idle("one")
+	h.until("one", "in service", phase(protocol.InService))
+	if d, err := h.disks.Domain(t.Context(), "guest"); err != nil || d.State != hypervisor.StateOff {
+		t.Errorf("the domain is %s, %v; want it off", d.State, err)
+	}
+	lines, err := h.upkeep.Audit(t.Context(), "m1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(lines, func(l maintenance.AuditLine) bool {
+		return strings.HasPrefix(l.What, "undone: stopped") && strings.Contains(l.Evidence, gone)
+	}) {
+		t.Errorf("no line of the record tells that the domain could not be started: %+v", lines)
+	}
+	if !slices.ContainsFunc(lines, func(l maintenance.AuditLine) bool { return l.After == "in service" }) {
+		t.Errorf("the record of the maintenance ends before the device is back: %+v", lines)
+	}
 	h.content("one/a", 1)
 }
 

@@ -23,8 +23,20 @@ type auditRecord struct {
 // audit keeps a line for the end of the turn: it is durable together with what it
 // tells of.
 func (t *turn) audit(w *ward, a protocol.Audit) {
+	if len(a.IDs) > 0 {
+		w.rec.Last = a.IDs
+	} else if w.away() {
+		a.IDs = w.rec.Last // a return belongs to what it ends, though its orders name nothing any more
+	}
 	w.lines++
 	t.lines = append(t.lines, auditRecord{At: t.now.UTC(), Device: w.name, Line: a})
+}
+
+// away reports whether the device is, or was when the turn began, not yet back in
+// service with everything undone.
+func (w *ward) away() bool {
+	managed := w.man != nil && (w.phase != protocol.InService || w.man.Device.Phase != protocol.InService)
+	return managed || w.gate != protocol.GateOpen || w.rec.Host.Gate != protocol.GateOpen || len(w.rec.Host.Owed) > 0
 }
 
 // writeAudit appends the turn's lines and lets old ones go, but none of a
@@ -53,6 +65,11 @@ func (t *turn) running() map[string]bool {
 	for _, rec := range journal.Records[record](t.tx, journal.Hosts) {
 		for _, id := range rec.Host.Order.IDs {
 			ids[id] = true
+		}
+		if rec.Host.Gate != protocol.GateOpen {
+			for _, id := range rec.Last {
+				ids[id] = true
+			}
 		}
 	}
 	return ids

@@ -27,6 +27,8 @@ type record struct {
 	Acts map[string]act `json:",omitempty"`
 	// Until are the objections, by use, that withdraw themselves, and when.
 	Until map[string]time.Time `json:",omitempty"`
+	// Last are the ids of the newest maintenance.
+	Last []string `json:",omitempty"`
 	// Deeds are what was done about uses, by use, until it was undone.
 	Deeds map[string]deed `json:",omitempty"`
 }
