@@ -4,6 +4,7 @@ package agent_test
 
 import (
 	"errors"
+	"math"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -367,10 +368,15 @@ func TestAnAttachCostsTwoCommits(t *testing.T) {
 	h := boot(t, newWorld(t), -1)
 	defer h.bury()
 	oneVolume(h)
-	before := h.journal.Commits()
-	h.attach("one/a")
-	if got := h.journal.Commits() - before; got != 2 {
-		t.Errorf("an attach cost %d commits, want 2: its beginning, with the use and the gate, and its end", got)
+	least := uint64(math.MaxUint64)
+	for range 5 { // a look at the devices may write beside one
+		before := h.journal.Commits()
+		h.attach("one/a")
+		least = min(least, h.journal.Commits()-before)
+		h.run(attach.KindDetach, attach.DetachArgs{Domain: "guest", Disk: attach.DiskName(h.disk("one/a"))})
+	}
+	if least != 2 {
+		t.Errorf("an attach costs %d commits, want 2: its beginning, with the use and the gate, and its end", least)
 	}
 }
 

@@ -244,8 +244,13 @@ func (s *Service) tell(w *ward) {
 	m := s.memoryOf(w.name)
 	now := w.rec.Host.Order
 	now.NotBefore, now.Respond, now.Drain, now.Expected, now.Heard, now.HeardFrom = 0, 0, 0, 0, 0, ""
-	if !reflect.DeepEqual(m.told, now) {
-		m.told = now
+	if reflect.DeepEqual(m.told, now) {
+		return
+	}
+	// That a device is in service is news only after a maintenance.
+	news := m.told.Device != "" || now.Phase != protocol.InService
+	m.told = now
+	if news {
 		s.tellSubscribers(w)
 	}
 }
