@@ -77,9 +77,12 @@ func run(ctx context.Context, name, bin, out string) (err error) {
 	defer func() { err = errors.Join(err, b.takeDown(context.WithoutCancel(ctx)), os.RemoveAll(dir)) }()
 	rows, err := measure(ctx, b)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		err = fmt.Errorf("%s: %w", name, err)
 	}
-	return publish(os.Stdout, out, name, rows)
+	if len(rows) > 0 {
+		err = errors.Join(publish(os.Stdout, out, name, rows), err)
+	}
+	return err
 }
 
 func (b *bench) takeDown(ctx context.Context) error {
