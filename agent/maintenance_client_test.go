@@ -373,7 +373,7 @@ func TestAnAttachCostsTwoCommits(t *testing.T) {
 		before := h.journal.Commits()
 		h.attach("one/a")
 		least = min(least, h.journal.Commits()-before)
-		h.run(attach.KindDetach, attach.DetachArgs{Domain: "guest", Disk: attach.DiskName(h.disk("one/a"))})
+		h.run(attach.KindDetach, attach.DetachArgs{Domain: "guest", Disk: h.disk("one/a")})
 	}
 	if least != 2 {
 		t.Errorf("an attach costs %d commits, want 2: its beginning, with the use and the gate, and its end", least)
