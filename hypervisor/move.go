@@ -31,6 +31,19 @@ type MoveRequest struct {
 	Bandwidth int64 // bytes per second at most; 0: no limit
 }
 
+// CheckTarget reports, with CodeInvalid, why no copy can go where r says.
+func (r MoveRequest) CheckTarget() error {
+	switch {
+	case r.Bandwidth < 0:
+		return primitives.Invalid("bandwidth", "%d: expected a number of bytes per second, or 0", r.Bandwidth)
+	case r.From.Size != r.To.Size:
+		return primitives.Invalid("to", "the target has %d bytes, the disk has %d; they must be equal", r.To.Size, r.From.Size)
+	case r.To.Access != primitives.ReadWrite:
+		return primitives.Invalid("to", "it is mapped %v; a copy writes to it", r.To.Access)
+	}
+	return nil
+}
+
 // MovePhase is how far a move is.
 type MovePhase uint8
 

@@ -16,7 +16,7 @@ const jobCopy = "copy"
 
 // StartMove begins to copy a disk.
 func (a *Adapter) StartMove(ctx context.Context, r hypervisor.MoveRequest) error {
-	if err := cmp.Or(checkMove(r), checkTarget(r)); err != nil {
+	if err := cmp.Or(checkMove(r), r.CheckTarget()); err != nil {
 		return err
 	}
 	v, err := a.look(ctx, r.Domain)
@@ -43,19 +43,6 @@ func checkMove(r hypervisor.MoveRequest) error {
 		return err
 	}
 	return cmp.Or(checkMapping(r.From), checkMapping(r.To))
-}
-
-// checkTarget reports why a copy cannot go where it is to go.
-func checkTarget(r hypervisor.MoveRequest) error {
-	switch {
-	case r.Bandwidth < 0:
-		return primitives.Invalid("bandwidth", "%d: expected a number of bytes per second, or 0", r.Bandwidth)
-	case r.From.Size != r.To.Size:
-		return primitives.Invalid("to", "the target has %d bytes, the disk has %d; they must be equal", r.To.Size, r.From.Size)
-	case r.To.Access != primitives.ReadWrite:
-		return primitives.Invalid("to", "it is mapped %v; a copy writes to it", r.To.Access)
-	}
-	return nil
 }
 
 // planMove reports whether the move has begun already, or why it cannot.

@@ -78,14 +78,10 @@ func checkMove(r hypervisor.MoveRequest) error {
 
 // checkTarget reports why a copy cannot go where it is to go.
 func checkTarget(r hypervisor.MoveRequest) error {
-	switch {
-	case r.Bandwidth < 0:
-		return primitives.Invalid("bandwidth", "%d: expected a number of bytes per second, or 0", r.Bandwidth)
-	case r.From.Size != r.To.Size:
-		return primitives.Invalid("to", "the target has %d bytes, the disk has %d; they must be equal", r.To.Size, r.From.Size)
-	case r.To.Access != primitives.ReadWrite:
-		return primitives.Invalid("to", "it is mapped %v; a copy writes to it", r.To.Access)
-	case r.To.Form == primitives.FormFile && len(r.To.File.Backing) > 0:
+	if err := r.CheckTarget(); err != nil {
+		return err
+	}
+	if r.To.Form == primitives.FormFile && len(r.To.File.Backing) > 0 {
 		// QEMU takes such a file for one that reads as zero where it has no data.
 		return primitives.Errorf(primitives.CodeUnsupported, "the target %s lies upon %s; a disk is copied as a whole", r.To.File.Path, r.To.File.Backing[0].Path).
 			Trying("move to a volume of its own")
