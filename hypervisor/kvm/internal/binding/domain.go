@@ -36,11 +36,6 @@ func (v *Conn) Domains() ([]virt.Domain, error) {
 	return out, errors.Join(append(errs, v.keepOnly(listed))...)
 }
 
-// ByUUID looks a domain up.
-func (v *Conn) ByUUID(uuid string) (virt.Domain, error) {
-	return v.found(v.c.LookupDomainByUUIDString(uuid))
-}
-
 // ByName looks a domain up.
 func (v *Conn) ByName(name string) (virt.Domain, error) {
 	return v.found(v.c.LookupDomainByName(name))

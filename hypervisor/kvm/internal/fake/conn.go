@@ -130,9 +130,6 @@ func (c *Conn) Domains() ([]virt.Domain, error) {
 	return out, c.alive()
 }
 
-// ByUUID looks a domain up.
-func (c *Conn) ByUUID(uuid string) (virt.Domain, error) { return c.State(uuid) }
-
 // ByName looks a domain up.
 func (c *Conn) ByName(name string) (virt.Domain, error) {
 	c.l.mu.Lock()

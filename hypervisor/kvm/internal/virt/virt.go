@@ -20,8 +20,7 @@ type Conn interface {
 	Hypervisor() (string, error)
 	// Domains lists running and defined domains.
 	Domains() ([]Domain, error)
-	// ByUUID and ByName look one domain up, as the listing shows it.
-	ByUUID(uuid string) (Domain, error)
+	// ByName looks one domain up, as the listing shows it.
 	ByName(name string) (Domain, error)
 	// XML returns a domain's XML as it runs, or as it is defined.
 	XML(domain string, half Half) (string, error)
