@@ -11,6 +11,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/tenon-storage/tenon/test/host"
 )
 
 // What the demo reads of a maintenance.
@@ -205,21 +207,9 @@ func (d *demo) awaitHome(ctx context.Context, id string) error {
 
 // poll asks again and again, for half a minute.
 func poll(ctx context.Context, what string, done func() (bool, error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, fmt.Errorf("half a minute was not enough: %s", what))
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("half a minute was not enough"))
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		ok, err := done()
-		if ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-tick.C:
-		}
-	}
+	return host.Await(ctx, what, done)
 }
 
 // writer puts a question to the guest's writer and fails on any error that it met.

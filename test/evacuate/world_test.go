@@ -308,21 +308,9 @@ func (w *world) await(what string, holds func(status) bool) {
 
 // poll asks again and again, as long as patience lasts.
 func (w *world) poll(what string, done func() (bool, error)) error {
-	ctx, cancel := context.WithTimeoutCause(w.t.Context(), patience, fmt.Errorf("in %v it did not come to be that %s", patience, what))
+	ctx, cancel := context.WithTimeoutCause(w.t.Context(), patience, fmt.Errorf("%v were not enough", patience))
 	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		ok, err := done()
-		if ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-tick.C:
-		}
-	}
+	return host.Await(ctx, what, done)
 }
 
 func (w *world) disks(domain string) []disk {

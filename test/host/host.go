@@ -28,8 +28,8 @@ import (
 // poll is the pause between two looks at something that sends no event.
 const poll = 20 * time.Millisecond
 
-// await looks again and again until done says so or ctx ends.
-func await(ctx context.Context, what string, done func() (bool, error)) error {
+// Await looks again and again until done says so or ctx ends.
+func Await(ctx context.Context, what string, done func() (bool, error)) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for {
@@ -129,7 +129,7 @@ func (l *Libvirtd) Start(ctx context.Context) error {
 		return err
 	}
 	l.process = p
-	err = await(ctx, "libvirtd answers", func() (bool, error) {
+	err = Await(ctx, "libvirtd answers", func() (bool, error) {
 		select {
 		case <-p.Done():
 			return false, fmt.Errorf("libvirtd ended: %w", p.Wait())
